@@ -1,0 +1,1 @@
+"""Mathematics that knows no file, no pixel, no network: histograms on a line, poses, space, schedules."""
