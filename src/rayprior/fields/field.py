@@ -1,0 +1,31 @@
+"""Field: what is where. World positions -> density and a feature; the feature seen from a direction -> colour."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+
+
+class Field(nn.Module, ABC):
+    """deferred: colour is a function of the ray's composited feature, evaluated once a ray; else of each sample's."""
+
+    deferred: bool = False
+
+    @abstractmethod
+    def density(
+        self, x: Float[Tensor, "*b 3"], generator: Generator | None = None
+    ) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b f"]]:
+        """Density (>= 0, per unit of the field's space) and feature at working-unit positions.
+
+        `generator` is given in training only: for noise that a recipe asks for.
+        """
+
+    @abstractmethod
+    def colour(self, feature: Float[Tensor, "*b f"], directions: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3"]:
+        """Colour in [0, 1] of a feature seen along unit `directions`."""
+
+    @abstractmethod
+    def tables(self) -> list[nn.Parameter]:
+        """The parameters that learn at the optimiser's `tables` rate; empty where there is no table."""

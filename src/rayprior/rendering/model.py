@@ -1,0 +1,46 @@
+"""Model: field + sampler + space. The one thing that is trained, saved, loaded, viewed, evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Generator, nn
+
+from rayprior.fields.field import Field
+from rayprior.rendering.compositing import Compositing, render_level
+from rayprior.rendering.rendering import Rendering
+from rayprior.rendering.samplers import Sampler
+from rayprior.rendering.space import Space
+from rayprior.scenes.rays import Rays
+
+
+class Model(nn.Module):
+    """`render(rays) -> Rendering`. With a generator: training (jittered samples); without: deterministic."""
+
+    def __init__(self, field: Field, sampler: Sampler, space: Space, compositing: Compositing) -> None:
+        super().__init__()
+        self.field = field
+        self.sampler = sampler
+        self.space = space
+        self.compositing = compositing
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def render(self, rays: Rays, generator: Generator | None = None) -> Rendering:
+        """What each ray sees, leading axis = ray."""
+        t, coarse = self.sampler.propose(rays, self.field, generator)
+        fine = render_level(self.field, rays, t, self.space, self.compositing, generator)
+        return fine if coarse is None else Rendering(fine.rgb, fine.distribution, fine.density, coarse)
+
+    @torch.no_grad()
+    def render_in_chunks(self, rays: Rays, chunk: int = 8192) -> Iterator[Rendering]:
+        """Renderings of consecutive chunks of many rays, without gradients: pictures in bounded memory."""
+        for start in range(0, len(rays), chunk):
+            yield self.render(rays[start : start + chunk].to(self.device))
+
+    def refresh(self, step: int, generator: Generator) -> None:
+        """What the sampler caches of the field is brought up to date; called after every training step."""
+        self.sampler.refresh(step, self.field, generator)

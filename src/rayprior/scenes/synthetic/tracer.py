@@ -1,0 +1,273 @@
+"""The tracer of the analytic scenes: exact hits, colours, visibility and correspondences, vectorised over rays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import inf, nan
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from rayprior.maths.poses import rotation_from_vector
+from rayprior.maths.space import Box
+from rayprior.scenes.cameras import Cameras
+from rayprior.scenes.synthetic.shading import RGB, Lighting, Material, fresnel, highlight, reflected
+from rayprior.scenes.synthetic.shapes import Shape
+
+OFFSET = 1e-4  # secondary rays start this far above the surface: above float32's error, below a pixel
+SAME_POINT = 1e-5  # a camera sees a point when its first hit is no nearer than this
+
+
+@dataclass(frozen=True)
+class Object:
+    """A shape of some material somewhere. turn_deg: rotation vector (axis times angle). backdrop: walls and ground,
+    which enclose the scene and are no part of its box."""
+
+    name: str
+    shape: Shape
+    material: Material
+    at: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    turn_deg: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    backdrop: bool = False
+
+    def rotation(self) -> Float[Tensor, "3 3"]:
+        """The object's own axes -> world, float64."""
+        return rotation_from_vector(torch.deg2rad(torch.tensor([self.turn_deg], dtype=torch.float64)))[0]
+
+    def to_own(self, points: Float[Tensor, "r 3"]) -> Float[Tensor, "r 3"]:
+        return self.turn_to_own(points - points.new_tensor(self.at))
+
+    def turn_to_own(self, directions: Float[Tensor, "r 3"]) -> Float[Tensor, "r 3"]:
+        return directions @ self.rotation().to(directions) if any(self.turn_deg) else directions
+
+    def turn_to_world(self, directions: Float[Tensor, "r 3"]) -> Float[Tensor, "r 3"]:
+        return directions @ self.rotation().to(directions).T if any(self.turn_deg) else directions
+
+    def hit(self, origins: Float[Tensor, "r 3"], directions: Float[Tensor, "r 3"]) -> Float[Tensor, "r"]:
+        """Distance to the surface, from outside or inside; inf where missed."""
+        enter, leave = self.shape.interval(self.to_own(origins), self.turn_to_own(directions))
+        first = torch.where(enter > 0, enter, leave)
+        return torch.where((enter <= leave) & (first > 0), first, inf)
+
+    def box(self) -> Box:
+        """Axis-aligned box in world axes; exact for cuboids, holds the shape otherwise."""
+        half = torch.tensor(self.shape.half, dtype=torch.float64)
+        turned = self.rotation().abs()
+        reach = torch.where(turned > 1e-12, turned * half, 0.0).sum(dim=1).tolist()
+        x, y, z = ((c - r, c + r) for c, r in zip(self.at, reach, strict=True))
+        return Box((x[0], y[0], z[0]), (x[1], y[1], z[1]))
+
+
+@dataclass(frozen=True)
+class World:
+    """Objects, light, and what is behind: a known colour, or None where the objects enclose everything."""
+
+    objects: tuple[Object, ...]
+    lighting: Lighting = field(default_factory=Lighting)
+    background: RGB | None = (1.0, 1.0, 1.0)
+
+    def box(self, *, backdrop: bool = False) -> Box:
+        """The tight box around the objects; with or without what encloses them."""
+        boxes = [o.box() for o in self.objects if backdrop or not o.backdrop]
+        low = torch.tensor([b.low for b in boxes]).amin(dim=0).tolist()
+        high = torch.tensor([b.high for b in boxes]).amax(dim=0).tolist()
+        return Box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+
+
+@dataclass(frozen=True, eq=False)
+class Hit:
+    """What rays meet first. Where they miss: distance inf, normal nan, object -1, albedo nan, lit False.
+
+    distance  along the unit direction
+    normal    unit, facing the ray's origin
+    object    position in `world.objects`
+    albedo    the texture's colour
+    lit       which lights reach the point: it faces them and nothing stands between
+    rgb       in [0, 1]; the background where missed (the sky in that direction where the background is None)
+    """
+
+    distance: Float[Tensor, "r"]
+    normal: Float[Tensor, "r 3"]
+    object: Int[Tensor, "r"]
+    albedo: Float[Tensor, "r 3"]
+    lit: Bool[Tensor, "r lights"]
+    rgb: Float[Tensor, "r 3"]
+
+    @property
+    def found(self) -> Bool[Tensor, "r"]:
+        return self.object >= 0
+
+
+def nearest(
+    world: World, origins: Float[Tensor, "r 3"], directions: Float[Tensor, "r 3"]
+) -> tuple[Float[Tensor, "r"], Int[Tensor, "r"]]:
+    """(distance to the first surface, inf where none; index of its object, -1 where none)."""
+    distance = torch.full_like(origins[:, 0], inf)
+    which = torch.full(distance.shape, -1)
+    for index, thing in enumerate(world.objects):
+        candidate = thing.hit(origins, directions)
+        closer = candidate < distance
+        distance = torch.where(closer, candidate, distance)
+        which = torch.where(closer, index, which)
+    return distance, which
+
+
+def trace(world: World, origins: Float[Tensor, "r 3"], directions: Float[Tensor, "r 3"]) -> Hit:
+    """What unit rays meet first, and its colour; in the precision of the rays."""
+    sky = world.lighting.sky.towards(directions)
+    behind = sky if world.background is None else origins.new_tensor(world.background).expand_as(origins)
+    return _trace(world, origins, directions, behind, bounces=1)
+
+
+def _trace(world: World, origins: Tensor, directions: Tensor, behind: Tensor, bounces: int) -> Hit:
+    """`behind`: the colour of rays that miss."""
+    distance, which = nearest(world, origins, directions)
+    met = (which >= 0).nonzero()[:, 0]
+    points = torch.addcmul(origins[met], directions[met], distance[met, None])
+    surface = _surface(world, which[met], points, directions[met])
+    rgb, lit = _shade(world, points, directions[met], surface, bounces)
+    nowhere = torch.full_like(origins, nan)
+    no_light = torch.zeros(len(origins), lit.shape[1], dtype=torch.bool)
+    return Hit(
+        distance=distance,
+        normal=nowhere.index_copy(0, met, surface.normal),
+        object=which,
+        albedo=nowhere.index_copy(0, met, surface.albedo),
+        lit=no_light.index_copy(0, met, lit),
+        rgb=behind.index_copy(0, met, rgb.clamp(0, 1)),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Surface:
+    normal: Float[Tensor, "r 3"]
+    albedo: Float[Tensor, "r 3"]
+    gloss: Float[Tensor, "r 3"]  # specular, shininess, mirror
+
+
+def _surface(world: World, which: Tensor, points: Tensor, directions: Tensor) -> _Surface:
+    """Normal, albedo and gloss of points on known objects."""
+    normal, albedo, gloss = torch.empty_like(points), torch.empty_like(points), torch.empty_like(points)
+    for index, thing in enumerate(world.objects):
+        mine = (which == index).nonzero()[:, 0]
+        if len(mine) == 0:
+            continue
+        own = thing.to_own(points[mine])
+        normal[mine] = thing.turn_to_world(thing.shape.normal(own))
+        material = thing.material
+        albedo[mine] = material.texture.colour(thing.shape.chart(own), own)
+        gloss[mine] = points.new_tensor([material.specular, material.shininess, material.mirror])
+    away = (normal * directions).sum(dim=1, keepdim=True) > 0
+    return _Surface(torch.where(away, -normal, normal), albedo, gloss)
+
+
+def _shade(
+    world: World, points: Tensor, directions: Tensor, surface: _Surface, bounces: int
+) -> tuple[Float[Tensor, "r 3"], Bool[Tensor, "r lights"]]:
+    """Ambient + Lambert + Blinn-Phong from every light that reaches the point, and one mirror bounce."""
+    normal, specular, shininess, mirror = surface.normal, *surface.gloss.unbind(dim=1)
+    above = points + OFFSET * normal
+    sky = world.lighting.sky
+    rgb = surface.albedo * sky.ambient * sky.towards(normal)
+    lit = []
+    for light in world.lighting.lights:
+        towards, reach, arriving = light.at(points)
+        cosine = (normal * towards).sum(dim=1)
+        reached = (cosine > 0) & ~_blocked(world, above, towards, reach)
+        shine = specular * highlight(directions, normal, towards, shininess)
+        scattered = surface.albedo * cosine[:, None] + shine[:, None]
+        rgb = torch.where(reached[:, None], rgb + arriving * scattered, rgb)
+        lit.append(reached)
+    lit = torch.stack(lit, dim=1) if lit else torch.zeros(len(points), 0, dtype=torch.bool)
+    shiny = (mirror > 0).nonzero()[:, 0]
+    if bounces and len(shiny):
+        bounced = reflected(directions[shiny], normal[shiny])
+        seen = _trace(world, above[shiny], bounced, sky.towards(bounced), bounces - 1).rgb
+        share = fresnel(directions[shiny], normal[shiny], mirror[shiny])[:, None]
+        rgb = rgb.index_copy(0, shiny, torch.lerp(rgb[shiny], seen, share))
+    return rgb, lit
+
+
+def _blocked(world: World, origins: Tensor, towards: Tensor, reach: Tensor) -> Bool[Tensor, "r"]:
+    """Whether anything stands between points and a light at distance `reach`."""
+    blocked = torch.zeros(len(origins), dtype=torch.bool)
+    for thing in world.objects:
+        blocked |= thing.hit(origins, towards) < reach
+    return blocked
+
+
+# -- pictures -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A picture and all that is true of it. rgba: means over the pixel's area, straight alpha; the rest: pixel centres.
+
+    distance is nan where missed, normal nan, object -1.
+    """
+
+    rgba: Float[Tensor, "h w 4"]
+    distance: Float[Tensor, "h w"]
+    normal: Float[Tensor, "h w 3"]
+    object: Int[Tensor, "h w"]
+
+    def mask(self, index: int) -> Bool[Tensor, "h w"]:
+        """Pixels whose centre shows the object of this index."""
+        return self.object == index
+
+
+def view_hit(world: World, cameras: Cameras, index: int) -> Hit:
+    """The hit of every pixel centre of one camera, row by row, float64."""
+    return _through(world, cameras, index, cameras.pixel_grid(index), torch.float64)
+
+
+def photograph(world: World, cameras: Cameras, index: int, *, supersample: int = 3) -> View:
+    """What one camera sees. Colour and coverage average supersample x supersample rays a pixel."""
+    width, height = cameras.size[index].tolist()
+    centre = view_hit(world, cameras, index)
+    steps = (torch.arange(supersample) + 0.5) / supersample - 0.5
+    shift = torch.cartesian_prod(steps, steps).view(-1, 2)
+    pixel = (cameras.pixel_grid(index)[:, None] + shift).view(-1, 2)
+    fine = _through(world, cameras, index, pixel, torch.float32)
+    cover = torch.ones_like(fine.found) if world.background is None else fine.found
+    cover = cover.float().view(-1, supersample**2, 1)
+    alpha = cover.mean(dim=1)
+    rgb = (fine.rgb.view(-1, supersample**2, 3) * cover).mean(dim=1) / alpha.clamp_min(1e-9)
+    return View(
+        rgba=torch.cat([rgb, alpha], dim=1).view(height, width, 4),
+        distance=torch.where(centre.found, centre.distance, nan).view(height, width),
+        normal=centre.normal.view(height, width, 3),
+        object=centre.object.view(height, width),
+    )
+
+
+def _through(world: World, cameras: Cameras, index: int, pixel: Tensor, dtype: torch.dtype) -> Hit:
+    camera = torch.full((len(pixel),), index)
+    return trace(world, cameras.origins[camera].to(dtype), cameras.directions(camera, pixel).to(dtype))
+
+
+# -- what cameras share ---------------------------------------------------------------------------------------------------
+
+
+def visible(
+    world: World, points: Float[Tensor, "r 3"], cameras: Cameras, index: int
+) -> tuple[Float[Tensor, "r 2"], Bool[Tensor, "r"]]:
+    """Pixels of points in one camera, and whether it sees them: in front, inside the picture, nothing before them."""
+    camera = torch.full((len(points),), index)
+    pixel, distance, inside = cameras.project(points, camera)
+    directions = (points.double() - cameras.origins[camera]) / distance[:, None]
+    first, _ = nearest(world, cameras.origins[camera], directions)
+    return pixel, inside & (first >= distance - SAME_POINT)
+
+
+def correspondences(
+    world: World, cameras: Cameras, i: int, j: int, pixels: Float[Tensor, "r 2"]
+) -> tuple[Float[Tensor, "r 2"], Bool[Tensor, "r"]]:
+    """Where camera j sees what camera i sees at `pixels`; visible is False (and the pixel nan) where nothing is there,
+    and False where the point is behind camera j, outside its picture, or hidden."""
+    camera = torch.full((len(pixels),), i)
+    origins, directions = cameras.origins[camera], cameras.directions(camera, pixels)
+    distance, which = nearest(world, origins, directions)
+    points = origins + directions * torch.where(which >= 0, distance, nan)[:, None]
+    return visible(world, points, cameras, j)
