@@ -1,24 +1,77 @@
-"""The small hash grid: a multiresolution table of features and one small head (instant-ngp, Mueller et al. 2022)."""
+"""The small hash grid: a multiresolution table of features and one small head (instant-ngp, Mueller et al. 2022).
+
+Small enough that a level stays in a core's L2 cache: on a CPU that decides the speed, not the operations.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+
+from rayprior.fields.encodings import spherical_harmonics
+from rayprior.fields.field import Field
+from rayprior.kernels.encode import FEATURES, encode, level_resolutions
+from rayprior.fields.space import Space
+
+SH_DEGREE = 2
+SH_COUNT = (SH_DEGREE + 1) ** 2
+
 
 @dataclass(frozen=True)
 class Grid:
-    """levels x 2^log2_entries entries of `features` numbers, resolutions `coarsest` to `finest` in geometric steps.
+    """levels x 2^log2_entries entries of two features, resolutions `coarsest` to `finest` in geometric steps.
 
     head  feature  one linear layer to density and features, composited; then a small MLP a ray (contracted space)
-          sh       one linear layer to density and spherical-harmonics colour (objects)
+          sh       one linear layer to density and spherical-harmonics colour, composited (objects)
           mlp      a small MLP a sample
           auto     settled by the scene: sh for a box, feature else
     """
 
     levels: int = 8
-    features: int = 2
     coarsest: int = 16
     finest: int = 256
     log2_entries: int = 15
     head: Literal["auto", "feature", "sh", "mlp"] = "auto"
+    hidden: int = 32
+
+    def build(self, space: Space) -> GridField:
+        return GridField(self, space)
+
+
+class GridField(Field):
+    """Density exp(x - 1) from the first output of the linear layer; the others are the feature that colour reads."""
+
+    def __init__(self, config: Grid, space: Space) -> None:
+        super().__init__()
+        if space.kind not in ("box", "contraction"):
+            raise ValueError(f"a grid lives in a box or in contracted space, not in '{space.kind}'")
+        self.config = config
+        self.space = space
+        self.deferred = config.head != "mlp"
+        self.resolutions = level_resolutions(config.levels, config.coarsest, config.finest)
+        self.table = nn.Parameter(torch.empty(config.levels, 2**config.log2_entries, FEATURES).uniform_(-0.1, 0.1))
+        width = 3 * SH_COUNT if config.head == "sh" else 15
+        self.linear = nn.Linear(config.levels * FEATURES, 1 + width)
+        if config.head != "sh":
+            self.colour_net = nn.Sequential(nn.Linear(width + SH_COUNT, config.hidden), nn.ReLU(), nn.Linear(config.hidden, 3))
+
+    def density(
+        self, x: Float[Tensor, "*b 3"], generator: Generator | None = None
+    ) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b f"]]:
+        encoded = encode(x.reshape(-1, 3), self.table, self.resolutions, self.space.box)
+        out = self.linear(encoded).view(*x.shape[:-1], -1)
+        return torch.exp(out[..., 0].clamp_max(12) - 1), out[..., 1:]
+
+    def colour(self, feature: Float[Tensor, "*b f"], directions: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3"]:
+        basis = spherical_harmonics(directions, SH_DEGREE)
+        if self.config.head == "sh":
+            return torch.sigmoid((feature.view(*feature.shape[:-1], 3, SH_COUNT) * basis[..., None, :]).sum(dim=-1))
+        return torch.sigmoid(self.colour_net(torch.cat([feature, basis], dim=-1)))
+
+    def tables(self) -> list[nn.Parameter]:
+        return [self.table]

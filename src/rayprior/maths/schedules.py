@@ -7,7 +7,7 @@ Any number of a recipe may be a `Schedule`. Once a step the training loop replac
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from math import exp, log
 from typing import Any, Literal, TypeVar
 
@@ -22,7 +22,7 @@ class Schedule:
     steps or in seconds. `shape="log"` interpolates the logarithm (learning rates); values must then be positive.
     """
 
-    points: tuple[tuple[float, float], ...]
+    points: tuple[tuple[float, float], ...] = field(metadata={"key": "schedule"})  # its key in JSON
     of: Literal["step", "budget"] = "step"
     shape: Literal["linear", "log"] = "linear"
 

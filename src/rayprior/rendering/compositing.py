@@ -10,9 +10,10 @@ from torch import Generator, Tensor
 
 from rayprior.fields.field import Field
 from rayprior.kernels.composite import composite
+from rayprior.maths import stepfun
 from rayprior.rendering.raydist import RayDistribution
 from rayprior.rendering.rendering import Rendering
-from rayprior.rendering.space import Space
+from rayprior.fields.space import Space
 from rayprior.scenes.rays import Rays
 
 
@@ -36,9 +37,14 @@ def render_level(
     space: Space,
     how: Compositing,
     generator: Generator | None = None,
+    coarse: Rendering | None = None,
 ) -> Rendering:
-    """Render a field on given bin edges."""
-    points = t[:, :-1] if how.at == "left" else 0.5 * (t[:, 1:] + t[:, :-1])
+    """Render a field on given bin edges; `coarse` is the level that proposed them."""
+    if how.at == "left":
+        points = t[:, :-1]
+    else:  # the middle in the coordinate that lengths are measured in
+        middles = stepfun.midpoints(space.along(t, rays.origins, rays.directions))
+        points = space.distances(middles, rays.origins, rays.directions)
     density, feature = field.density(rays.at(points), generator)
     lengths = space.lengths(t, rays.origins, rays.directions)
     if field.deferred:
@@ -50,4 +56,4 @@ def render_level(
     rgb = front + (1 - opacity)[:, None] * rays.background
     if space.kind == "ndc":  # density per working unit, so that optical depth = density x width holds in t
         density = density * lengths / (t[:, 1:] - t[:, :-1]).clamp_min(1e-9)
-    return Rendering(rgb, RayDistribution(t, weights), density)
+    return Rendering(rgb, RayDistribution(t, weights), density, coarse)

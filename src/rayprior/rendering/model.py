@@ -8,10 +8,14 @@ import torch
 from torch import Generator, nn
 
 from rayprior.fields.field import Field
+from rayprior.fields.grid import Grid
+from rayprior.fields.mlp import Mlp
+from rayprior.fields.space import Space
+from rayprior.rendering.coarse import CoarseField
 from rayprior.rendering.compositing import Compositing, render_level
+from rayprior.rendering.density_grid import DensityGrid
 from rayprior.rendering.rendering import Rendering
-from rayprior.rendering.samplers import Sampler
-from rayprior.rendering.space import Space
+from rayprior.rendering.samplers import Sampler, Uniform
 from rayprior.scenes.rays import Rays
 
 
@@ -25,6 +29,11 @@ class Model(nn.Module):
         self.space = space
         self.compositing = compositing
 
+    @staticmethod
+    def build(field: Grid | Mlp, sampler: Uniform | CoarseField | DensityGrid, space: Space, how: Compositing) -> Model:
+        """From a settled recipe's values, with parameters drawn from torch's global generator."""
+        return Model(field.build(space), sampler.build(field, space, how), space, how)
+
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
@@ -32,8 +41,7 @@ class Model(nn.Module):
     def render(self, rays: Rays, generator: Generator | None = None) -> Rendering:
         """What each ray sees, leading axis = ray."""
         t, coarse = self.sampler.propose(rays, self.field, generator)
-        fine = render_level(self.field, rays, t, self.space, self.compositing, generator)
-        return fine if coarse is None else Rendering(fine.rgb, fine.distribution, fine.density, coarse)
+        return render_level(self.field, rays, t, self.space, self.compositing, generator, coarse)
 
     @torch.no_grad()
     def render_in_chunks(self, rays: Rays, chunk: int = 8192) -> Iterator[Rendering]:
@@ -42,5 +50,5 @@ class Model(nn.Module):
             yield self.render(rays[start : start + chunk].to(self.device))
 
     def refresh(self, step: int, generator: Generator) -> None:
-        """What the sampler caches of the field is brought up to date; called after every training step."""
+        """What the sampler caches of the field is brought up to date; called before every training step."""
         self.sampler.refresh(step, self.field, generator)

@@ -5,7 +5,8 @@ Pure data plus draws. No module, no step number. Test views are never drawn from
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -87,6 +88,7 @@ class Scene:
     masks     bool, one channel, True = keep; with mask_rule 'background' they have become alpha instead
     depth     float32 distance along the ray, nan where unknown
     inward    the cameras surround what they look at
+    opened    the options with which `load_scene(path, **opened)` opens it again
     """
 
     name: str
@@ -106,6 +108,7 @@ class Scene:
     forward_facing: bool = False
     up: Float[Tensor, "3"] = torch.tensor([0.0, 0.0, 1.0])
     notes: tuple[str, ...] = ()
+    opened: Mapping[str, object] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -118,6 +121,23 @@ class Scene:
     def bounded(self) -> bool:
         """A known background and inward cameras: all there is lies in the box. Else space is contracted."""
         return self.known_background and self.inward
+
+    @property
+    def protocol(self) -> dict[str, object]:
+        """What every number measured on this scene rests on: which views, at which size, on which background."""
+        sizes = sorted({(w, h) for w, h in self.pictures.size.tolist()})
+        return {
+            "scene": self.name,
+            "format": self.format,
+            "split": self.split.name,
+            "train": [self.names[i] for i in self.split.train],
+            "test": [self.names[i] for i in self.split.test],
+            "resolution": [f"{w}x{h}" for w, h in sizes],
+            "background": self.background.kind if self.background.kind != "colour" else list(self.background.colour),
+            "masks": None if self.masks is None else "ignore",
+            "near_far": [self.bounds.near, self.bounds.far],
+            "opened": dict(self.opened),
+        }
 
     def with_background(self, background: Background) -> Scene:
         return replace(self, background=background)
@@ -263,10 +283,12 @@ class Scene:
         guide = torch.full((len(camera), 2), torch.nan)
         if self.depth is None:
             return guide
+        train = torch.isin(camera, self._train_views)  # what is held out stays unknown
+        camera, pixel = camera[train], pixel[train]
         column, row = pixel.long().unbind(dim=1)
         flat = self.depth.start[camera] + row * self.depth.size[camera, 0] + column
-        guide[:, 0] = self.depth.values[flat, 0]
-        guide[:, 1] = 0.0
+        guide[train, 0] = self.depth.values[flat, 0]
+        guide[train, 1] = 0.0
         return guide
 
     def _unseen_cameras(self, poses: str, generator: Generator) -> Cameras:

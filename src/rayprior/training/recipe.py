@@ -10,9 +10,11 @@ from rayprior.fields.grid import Grid
 from rayprior.fields.mlp import Mlp
 from rayprior.maths.schedules import Schedule
 from rayprior.priors.term import Term
+from rayprior.rendering.coarse import CoarseField
 from rayprior.rendering.compositing import Compositing
-from rayprior.rendering.samplers import CoarseField, DensityGrid, Uniform
-from rayprior.rendering.space import Space
+from rayprior.rendering.density_grid import DensityGrid
+from rayprior.rendering.samplers import Uniform
+from rayprior.fields.space import Space
 
 FieldConfig = Grid | Mlp
 SamplerConfig = Uniform | CoarseField | DensityGrid

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,7 +19,7 @@ import torch
 from rayprior.errors import UserError
 from rayprior.scenes.cameras import Cameras, Lens
 from rayprior.scenes.description import Description, Points
-from rayprior.scenes.formats.photos import inside, list_photos, names_of, photo_folder
+from rayprior.scenes.formats.photos import inside, list_photos, masks_beside, names_of, photo_folder
 
 MODEL_FOLDERS = ("sparse/0", "sparse", "colmap/sparse/0", ".")
 PARTS = ("cameras", "images", "points3D")
@@ -39,7 +40,8 @@ MODELS = {
     11: ("RAD_TAN_THIN_PRISM_FISHEYE", 16),
 }
 ID_OF_MODEL = {name: key for key, (name, _) in MODELS.items()}
-READABLE = "SIMPLE_PINHOLE, PINHOLE, SIMPLE_RADIAL, RADIAL, OPENCV, OPENCV_FISHEYE, SIMPLE_RADIAL_FISHEYE, RADIAL_FISHEYE"
+UNREADABLE = ("FULL_OPENCV", "FOV", "THIN_PRISM_FISHEYE", "RAD_TAN_THIN_PRISM_FISHEYE")
+READABLE = ", ".join(name for name, _ in MODELS.values() if name not in UNREADABLE)
 MEND = "copy the model again, or write it anew with COLMAP"
 
 
@@ -97,9 +99,11 @@ def describe_colmap(path: Path) -> Description:
     order = sorted(model.images, key=lambda key: model.images[key].name)
     photo_names = [model.images[key].name for key in order]
     if len(set(photo_names)) < len(photo_names):
-        twice = next(a for a, b in zip(photo_names, photo_names[1:]) if a == b)
+        twice = next(a for a, b in pairwise(photo_names) if a == b)
         raise UserError(f"{files['images']}: image '{twice}' is registered twice; {MEND}")
     folder = photo_folder(path)
+    photos = tuple(inside(path, folder / name, files["images"]) for name in photo_names)
+    masks, said = masks_beside(path, photos)
     left_out = sorted(set(_relative(list_photos(folder), folder)) - set(photo_names))
     notes = [f"COLMAP {files['cameras'].suffix[1:]} model in {model.folder.relative_to(path)}"]
     if left_out:
@@ -108,10 +112,11 @@ def describe_colmap(path: Path) -> Description:
         format="colmap",
         path=path,
         names=names_of(photo_names),
-        photos=tuple(inside(path, folder / name, files["images"]) for name in photo_names),
+        photos=photos,
         cameras=_cameras(model, order),
+        masks=masks,
         points=_points(model, order),
-        notes=tuple(notes),
+        notes=(*notes, *said),
     )
 
 
@@ -252,7 +257,7 @@ def _points(model: _Model, order: list[int]) -> Points | None:
 def _camera_model(model: int, key: int, where: str) -> int:
     """The number of parameters of a camera model, or an error that names it."""
     if model not in MODELS:
-        raise UserError(f"{where}: camera {key} has the unknown model id {model}; known: {READABLE}. {MEND[0].upper()}{MEND[1:]}")
+        raise UserError(f"{where}: camera {key} has the unknown model id {model}; supported: {READABLE}; {MEND}")
     return MODELS[model][1]
 
 
@@ -287,7 +292,8 @@ class _Cursor:
         (count,) = self.take(_COUNT, f"the number of {what}")
         if count * smallest > self.left:
             self.offset -= _COUNT.size
-            self.fail(f"cut short or broken: claims {count} {what} of {smallest} bytes or more, {self.left - 8} bytes left")
+            left = self.left - _COUNT.size
+            self.fail(f"cut short or broken: claims {count} {what} of at least {smallest} bytes, {left} bytes are left")
         return count
 
     def name(self, what: str) -> str:
@@ -412,7 +418,9 @@ def _text_cameras(file: Path) -> dict[int, _Camera]:
         except (ValueError, IndexError):
             raise _bad_line(file, number, "CAMERA_ID MODEL WIDTH HEIGHT PARAMETERS") from None
         if name not in ID_OF_MODEL:
-            raise UserError(f"{file}: line {number}: camera {key} has the unknown model '{name}'; known: {READABLE}")
+            raise UserError(
+                f"{file}: line {number}: camera {key} has the unknown model '{name}'; supported: {READABLE}"
+            )
         if len(parameters) != MODELS[ID_OF_MODEL[name]][1]:
             raise _bad_line(file, number, f"{MODELS[ID_OF_MODEL[name]][1]} parameters of {name}, got {len(parameters)}")
         if key in cameras:

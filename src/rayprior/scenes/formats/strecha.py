@@ -38,7 +38,7 @@ def describe_strecha(path: Path) -> Description:
         cameras=Cameras(
             c2w=torch.from_numpy(np.stack(c2w)),
             focal_px=torch.stack([intrinsics[:, 0, 0], intrinsics[:, 1, 1]], dim=1),
-            centre_px=intrinsics[:, :2, 2] + 0.5,  # these files put 0 at the centre of the first pixel
+            centre_px=intrinsics[:, :2, 2].clone(),  # corners at 0: the epipolar error is least so
             size=torch.tensor(size),
         ),
         notes=(f"{len(files)} cameras in {files[0].parent.relative_to(path).as_posix()}",),

@@ -1,0 +1,62 @@
+"""Analytic scenes with exact colour, distance, normals, object ids, visibility and correspondences; no download."""
+
+from rayprior.scenes.synthetic.catalogue import Stage, hemisphere, synthetic_names, synthetic_scene, synthetic_world
+from rayprior.scenes.synthetic.shading import (
+    Checker,
+    Lamp,
+    Lighting,
+    Marble,
+    Material,
+    Plain,
+    Sky,
+    Stripes,
+    Sun,
+    matte,
+)
+from rayprior.scenes.synthetic.shapes import Cuboid, Cylinder, Disc, Plane, Rectangle, Sphere
+from rayprior.scenes.synthetic.tracer import (
+    Hit,
+    Object,
+    View,
+    World,
+    correspondences,
+    nearest,
+    photograph,
+    trace,
+    view_hit,
+    visible,
+)
+
+__all__ = [
+    "Checker",
+    "Cuboid",
+    "Cylinder",
+    "Disc",
+    "Hit",
+    "Lamp",
+    "Lighting",
+    "Marble",
+    "Material",
+    "Object",
+    "Plain",
+    "Plane",
+    "Rectangle",
+    "Sky",
+    "Sphere",
+    "Stage",
+    "Stripes",
+    "Sun",
+    "View",
+    "World",
+    "correspondences",
+    "hemisphere",
+    "matte",
+    "nearest",
+    "photograph",
+    "synthetic_names",
+    "synthetic_scene",
+    "synthetic_world",
+    "trace",
+    "view_hit",
+    "visible",
+]

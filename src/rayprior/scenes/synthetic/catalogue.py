@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import pi, radians, sin, sqrt
+from math import cos, pi, radians, sin, sqrt
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from rayprior.errors import UserError, did_you_mean
 from rayprior.maths.poses import look_at
@@ -20,65 +22,261 @@ from rayprior.scenes.synthetic.shading import (
     Lighting,
     Marble,
     Material,
+    Plain,
     Sky,
     Stripes,
     Sun,
+    Texture,
     matte,
 )
 from rayprior.scenes.synthetic.shapes import Cuboid, Cylinder, Sphere
 from rayprior.scenes.synthetic.tracer import Object, View, World, photograph
 
-GOLDEN = (3 - sqrt(5)) / 2  # of a turn: neighbours of a Fibonacci lattice
+GOLDEN_TURN = (3 - sqrt(5)) / 2  # neighbours of a Fibonacci lattice differ by this share of a turn
 VAL_VIEWS = 4
 
-CREAM: RGB = (0.95, 0.91, 0.83)
-CORAL: RGB = (0.90, 0.38, 0.32)
-TEAL: RGB = (0.13, 0.50, 0.52)
-NAVY: RGB = (0.16, 0.24, 0.42)
-MUSTARD: RGB = (0.93, 0.70, 0.25)
-SAGE: RGB = (0.66, 0.74, 0.66)
-PLUM: RGB = (0.50, 0.28, 0.44)
-SKY_BLUE: RGB = (0.50, 0.69, 0.85)
+CREAM: RGB = (0.96, 0.92, 0.84)
+CORAL: RGB = (0.92, 0.40, 0.34)
+TEAL: RGB = (0.10, 0.46, 0.50)
+NAVY: RGB = (0.17, 0.25, 0.45)
+MUSTARD: RGB = (0.95, 0.70, 0.24)
+SAGE: RGB = (0.66, 0.75, 0.67)
+MOSS: RGB = (0.56, 0.67, 0.58)
+PLUM: RGB = (0.52, 0.30, 0.46)
+MIST: RGB = (0.62, 0.72, 0.82)
+CLAY: RGB = (0.80, 0.62, 0.50)
+SAND: RGB = (0.90, 0.80, 0.66)
 
-DAYLIGHT = Lighting(lights=(Sun((-0.55, -0.75, 1.25), (0.62, 0.60, 0.56)), Sun((0.9, 0.3, 0.8), (0.14, 0.15, 0.18))))
+KEY = Sun((-0.55, -0.75, 1.25), (0.46, 0.44, 0.40))
+FILL = Sun((0.9, 0.35, 0.8), (0.12, 0.13, 0.16))
+DAYLIGHT = Lighting((KEY, FILL), Sky((1.0, 1.0, 1.0), (0.72, 0.71, 0.70), ambient=0.56))
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A world and where its photographers stand: at `distance` from the origin, looking at it, between two elevations.
+    """A world and where its photographers stand: `distance` from the origin, looking at it, between two elevations.
 
-    focal is in picture widths; depth_of is near and far where the cameras stand inside the world.
+    focal is in picture widths.
     """
 
     world: World
     distance: float = 4.0
-    elevation_deg: tuple[float, float] = (12.0, 68.0)
-    focal: float = 1.5
+    elevation_deg: tuple[float, float] = (12.0, 65.0)
+    focal: float = 1.7
 
 
-def still_life() -> Stage:
-    """The demo: two balls, a box and a cylinder on a round plinth; marble, gloss, checker, stripes, before white."""
-    top = -0.42
-    return Stage(
-        World(
-            (
-                Object("plinth", Cylinder(0.98, 0.07), Material(Stripes(SAGE, (0.58, 0.67, 0.60), 5)), (0, 0, top - 0.07)),
-                Object("marble ball", Sphere(0.32), Material(Marble(TEAL, CREAM, 11)), (-0.42, -0.34, top + 0.32)),
-                Object("glossy ball", Sphere(0.28), Material(matte(CORAL).texture, 0.7, 70, 0.12), (0.36, -0.46, top + 0.28)),
-                Object(
-                    "checker box",
-                    Cuboid((0.24, 0.24, 0.24)),
-                    Material(Checker(NAVY, CREAM, (1 / 0.12, 1 / 0.12))),
-                    (0.44, 0.32, top + 0.24),
-                    (0, 0, 28),
-                ),
-                Object(
-                    "striped cylinder",
-                    Cylinder(0.19, 0.44),
-                    Material(Stripes(MUSTARD, CREAM, 5)),
-                    (-0.30, 0.42, top + 0.44),
-                ),
-            ),
-            DAYLIGHT,
-        )
+def _glossy(texture: Texture, mirror: float = 0.1) -> Material:
+    return Material(texture, specular=0.7, shininess=80.0, mirror=mirror)
+
+
+def _turned(shape: Cylinder, first: RGB, second: RGB, rings: int) -> Material:
+    """Rings on the caps, as on turned wood."""
+    return Material(Stripes(first, second, rings * 2 * shape.half_height / shape.radius))
+
+
+def _still_life() -> Stage:
+    """Two balls, a box and a cylinder on a round plinth: marble, gloss, checker and stripes, before white."""
+    top = -0.24
+    plinth = Cylinder(0.98, 0.06)
+    objects = (
+        Object("plinth", plinth, _turned(plinth, SAGE, MOSS, 4), (0, 0, top - 0.06)),
+        Object("marble ball", Sphere(0.32), Material(Marble(TEAL, CREAM, 11.0)), (-0.44, -0.30, top + 0.32)),
+        Object("glossy ball", Sphere(0.28), _glossy(Plain(CORAL)), (0.30, -0.46, top + 0.28)),
+        Object(
+            name="checker box",
+            shape=Cuboid((0.24, 0.24, 0.24)),
+            material=Material(Checker(NAVY, CREAM, (6.25, 6.25), shift=0.5)),
+            at=(0.46, 0.28, top + 0.24),
+            turn_deg=(0, 0, 28),
+        ),
+        Object(
+            "striped cylinder", Cylinder(0.19, 0.44), Material(Stripes(MUSTARD, CREAM, 5)), (-0.22, 0.44, top + 0.44)
+        ),
     )
+    return Stage(World(objects, DAYLIGHT))
+
+
+def _checker() -> Stage:
+    """Fine checks everywhere: what a field can't learn without positional encoding."""
+    top = -0.22
+    objects = (
+        Object(
+            "board",
+            Cuboid((0.70, 0.70, 0.05)),
+            Material(Checker(NAVY, CREAM, (4.5 / 0.70, 4.5 / 0.70), shift=0.5)),
+            (0, 0, top - 0.05),
+        ),
+        Object("ball", Sphere(0.36), Material(Checker(CORAL, CREAM, (16, 8))), (-0.28, -0.24, top + 0.36)),
+        Object(
+            name="box",
+            shape=Cuboid((0.20, 0.20, 0.30)),
+            material=Material(Checker(TEAL, CREAM, (10, 10))),
+            at=(0.36, 0.32, top + 0.30),
+            turn_deg=(0, 0, -24),
+        ),
+        Object("drum", Cylinder(0.20, 0.16), Material(Checker(MUSTARD, PLUM, (12, 3))), (0.42, -0.38, top + 0.16)),
+    )
+    return Stage(World(objects, DAYLIGHT))
+
+
+def _glossy_ball() -> Stage:
+    """A mirroring ball among matte ones: colours that change with the direction of view."""
+    top = -0.22
+    plinth = Cylinder(0.95, 0.05)
+    objects = (
+        Object("plinth", plinth, _turned(plinth, SAND, CLAY, 5), (0, 0, top - 0.05)),
+        Object("glossy ball", Sphere(0.46), _glossy(Plain((0.06, 0.16, 0.24)), 0.35), (0, 0, top + 0.46)),
+        Object("coral ball", Sphere(0.15), matte(CORAL), (0.66, -0.18, top + 0.15)),
+        Object("mustard ball", Sphere(0.15), matte(MUSTARD), (-0.46, -0.52, top + 0.15)),
+        Object("sage ball", Sphere(0.15), matte(MOSS), (-0.20, 0.66, top + 0.15)),
+    )
+    dusk = Sky((0.98, 0.99, 1.0), (0.30, 0.38, 0.50), ambient=0.66)  # a horizon for the mirror to show
+    return Stage(World(objects, Lighting((KEY, FILL), dusk)))
+
+
+def _shapes() -> Stage:
+    """Matte, plain colours, few edges: quick to learn, the target of the training tests."""
+    top = -0.22
+    objects = (
+        Object("plinth", Cylinder(0.85, 0.06), matte(SAND), (0, 0, top - 0.06)),
+        Object("ball", Sphere(0.34), matte(CORAL), (-0.30, -0.28, top + 0.34)),
+        Object("box", Cuboid((0.25, 0.25, 0.25)), matte(TEAL), (0.40, -0.08, top + 0.25), (0, 0, 24)),
+        Object("cylinder", Cylinder(0.20, 0.38), matte(MUSTARD), (-0.14, 0.44, top + 0.38)),
+    )
+    return Stage(World(objects, DAYLIGHT))
+
+
+def _room() -> Stage:
+    """The same kind of still life inside a room: no known background, far walls, space to be contracted."""
+    floor, ceiling = -0.30, 2.2
+    middle, half = (ceiling + floor) / 2, (ceiling - floor) / 2
+    lighting = Lighting(
+        (Lamp((-0.9, -1.1, 1.7), (0.62, 0.58, 0.50), reach=2.4), Lamp((1.8, 1.4, 1.5), (0.20, 0.22, 0.26), reach=2.6)),
+        Sky((0.95, 0.97, 1.0), (0.80, 0.76, 0.70), ambient=0.42),
+    )
+    table = Cylinder(0.46, 0.06)
+    objects = (
+        Object("walls", Cuboid((3.0, 3.0, half)), Material(Marble(MIST, CREAM, 1.3)), (0, 0, middle), backdrop=True),
+        Object(
+            name="floor",
+            shape=Cuboid((3.0, 3.0, 0.01)),
+            material=Material(Checker(CLAY, SAND, (2.5, 2.5))),
+            at=(0, 0, floor + 0.01),
+            backdrop=True,
+        ),
+        Object("table", table, _turned(table, SAGE, MOSS, 4), (0, 0, floor + 0.08)),
+        Object("marble ball", Sphere(0.16), Material(Marble(TEAL, CREAM, 22.0)), (-0.18, -0.14, floor + 0.30)),
+        Object("glossy ball", Sphere(0.13), _glossy(Plain(CORAL)), (0.18, -0.20, floor + 0.27)),
+        Object("box", Cuboid((0.11, 0.11, 0.11)), matte(NAVY), (0.20, 0.16, floor + 0.25), (0, 0, 28)),
+        Object("cylinder", Cylinder(0.09, 0.21), Material(Stripes(MUSTARD, CREAM, 5)), (-0.12, 0.21, floor + 0.35)),
+    )
+    return Stage(World(objects, lighting, background=None), distance=1.0, elevation_deg=(6.0, 45.0), focal=0.85)
+
+
+STAGES: dict[str, Callable[[], Stage]] = {
+    "still-life": _still_life,
+    "shapes": _shapes,
+    "checker": _checker,
+    "glossy": _glossy_ball,
+    "room": _room,
+}
+
+
+def synthetic_names() -> tuple[str, ...]:
+    """The names that `synthetic_scene` knows."""
+    return tuple(STAGES)
+
+
+def synthetic_world(name: str) -> World:
+    """The world of a synthetic scene, for its exact hits, masks and correspondences."""
+    return _stage(name).world
+
+
+def synthetic_scene(
+    name: str = "still-life",
+    *,
+    size: int = 100,
+    views: int = 40,
+    test_views: int = 8,
+    seed: int = 0,
+    depth: bool = True,
+    supersample: int = 3,
+) -> Scene:
+    """An analytic world photographed from a hemisphere: size x size pictures, cameras spread evenly, exact depth.
+
+    Working units are the world's own. Order of the frames: training, validation, test. The seed turns the ring of
+    training cameras; equal arguments give equal scenes, bit for bit. UserError for an unknown name.
+    """
+    stage = _stage(name)
+    if min(size, supersample) < 1 or views < 2 or test_views < 1:
+        raise UserError(
+            f"synthetic scene '{name}': size {size}, views {views}, test_views {test_views}, "
+            f"supersample {supersample}; expected at least 1, 2, 1 and 1"
+        )
+    counts = {"train": views, "val": VAL_VIEWS, "test": test_views}
+    turns = {"train": 0.0, "val": 0.62, "test": 0.31}  # the lattices share no camera
+    start = (seed * 0.7548776662) % 1  # successive seeds are far apart on the circle
+    cameras = cat_cameras([hemisphere(stage, counts[part], start + turns[part], size) for part in counts])
+    shown = [photograph(stage.world, cameras, i, supersample=supersample) for i in range(len(cameras))]
+    names = tuple(f"{part}-{i:03d}" for part, count in counts.items() for i in range(count))
+    train, val, test = (tuple(i for i, n in enumerate(names) if n.startswith(part)) for part in counts)
+    return Scene(
+        name=name,
+        path=None,
+        format="synthetic",
+        names=names,
+        cameras=cameras,
+        pictures=Pictures.of([_bytes(stage.world, view) for view in shown]),
+        split=Split(f"synthetic/{name}-{views}", train, test, val),
+        bounds=_bounds(stage.world, cameras),
+        background=Background("none") if stage.world.background is None else Background("random"),
+        depth=Pictures.of([view.distance[..., None].float() for view in shown]) if depth else None,
+        notes=(f"analytic scene '{name}', seed {seed}, {supersample}x{supersample} rays a pixel",),
+    )
+
+
+def hemisphere(stage: Stage, count: int, turn: float, size: int) -> Cameras:
+    """Cameras on a Fibonacci lattice between the stage's elevations, even in area, begun at `turn` (of a circle)."""
+    low, high = (sin(radians(angle)) for angle in stage.elevation_deg)
+    heights = [low + (high - low) * (k + 0.5) / count for k in range(count)]
+    angles = [2 * pi * (turn + k * GOLDEN_TURN) for k in range(count)]
+    origins = [(sqrt(1 - z * z) * cos(a), sqrt(1 - z * z) * sin(a), z) for z, a in zip(heights, angles, strict=True)]
+    origins = stage.distance * torch.tensor(origins, dtype=torch.float64)
+    return Cameras(
+        c2w=look_at(origins, torch.zeros(3, dtype=torch.float64), torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)),
+        focal_px=torch.full((count, 2), stage.focal * size, dtype=torch.float64),
+        centre_px=torch.full((count, 2), size / 2, dtype=torch.float64),
+        size=torch.full((count, 2), size),
+    )
+
+
+def _stage(name: str) -> Stage:
+    if name not in STAGES:
+        raise UserError(f"no synthetic scene named '{name}'{did_you_mean(name, STAGES)}")
+    return STAGES[name]()
+
+
+def _bytes(world: World, view: View) -> Tensor:
+    """uint8 (h, w, 4), or three channels where nothing is transparent by construction."""
+    picture = view.rgba if world.background is not None else view.rgba[..., :3]
+    return (picture * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def _bounds(world: World, cameras: Cameras) -> Bounds:
+    """The box with a margin of 2 %; near and far from the cameras' distances to the world's boxes."""
+    box, whole = world.box(), world.box(backdrop=True)
+    low, high = _corners(box)
+    margin = 0.02 * (high - low)
+    outside = (cameras.origins - cameras.origins.clamp(low, high)).norm(dim=1).min()
+    corners = torch.cartesian_prod(*torch.stack(_corners(whole), dim=1))
+    farthest = (cameras.origins[:, None] - corners).norm(dim=2).max()
+    low, high = (low - margin).tolist(), (high + margin).tolist()
+    return Bounds(
+        near=max(0.05, 0.5 * float(outside)),  # cameras drawn between the photographers stand nearer
+        far=1.02 * float(farthest),
+        box=Box((low[0], low[1], low[2]), (high[0], high[1], high[2])),
+    )
+
+
+def _corners(box: Box) -> tuple[Float[Tensor, "3"], Float[Tensor, "3"]]:
+    return torch.tensor(box.low, dtype=torch.float64), torch.tensor(box.high, dtype=torch.float64)

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rayprior.scenes.synthetic.shapes import dot
+
 RGB = tuple[float, float, float]
 
 
@@ -144,7 +146,7 @@ class Lighting:
 
 def reflected(directions: Float[Tensor, "r 3"], normal: Float[Tensor, "r 3"]) -> Float[Tensor, "r 3"]:
     """Mirror directions: d - 2 (d.n) n."""
-    return directions - 2 * (directions * normal).sum(dim=1, keepdim=True) * normal
+    return directions - 2 * dot(directions, normal)[:, None] * normal
 
 
 def highlight(
@@ -152,12 +154,12 @@ def highlight(
 ) -> Float[Tensor, "r"]:
     """(n.h)^shininess with h half way between viewer and light (Blinn 1977)."""
     half = torch.nn.functional.normalize(light - directions, dim=1)
-    return (normal * half).sum(dim=1).clamp_min(0) ** shininess
+    return dot(normal, half).clamp_min(0) ** shininess
 
 
 def fresnel(directions: Float[Tensor, "r 3"], normal: Float[Tensor, "r 3"], mirror: Tensor) -> Float[Tensor, "r"]:
     """Schlick's approximation (1994, eq. 15): F0 + (1 - F0)(1 - cos)^5; zero where `mirror` is zero."""
-    cosine = -(directions * normal).sum(dim=1).clamp(-1, 0)
+    cosine = -dot(directions, normal).clamp(-1, 0)
     return torch.where(mirror > 0, mirror + (1 - mirror) * (1 - cosine) ** 5, 0.0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from math import inf, nan
 
 import torch
@@ -13,7 +14,7 @@ from rayprior.maths.poses import rotation_from_vector
 from rayprior.maths.space import Box
 from rayprior.scenes.cameras import Cameras
 from rayprior.scenes.synthetic.shading import RGB, Lighting, Material, fresnel, highlight, reflected
-from rayprior.scenes.synthetic.shapes import Shape
+from rayprior.scenes.synthetic.shapes import Shape, dot
 
 OFFSET = 1e-4  # secondary rays start this far above the surface: above float32's error, below a pixel
 SAME_POINT = 1e-5  # a camera sees a point when its first hit is no nearer than this
@@ -33,7 +34,7 @@ class Object:
 
     def rotation(self) -> Float[Tensor, "3 3"]:
         """The object's own axes -> world, float64."""
-        return rotation_from_vector(torch.deg2rad(torch.tensor([self.turn_deg], dtype=torch.float64)))[0]
+        return _rotation(self.turn_deg)
 
     def to_own(self, points: Float[Tensor, "r 3"]) -> Float[Tensor, "r 3"]:
         return self.turn_to_own(points - points.new_tensor(self.at))
@@ -59,6 +60,11 @@ class Object:
         return Box((x[0], y[0], z[0]), (x[1], y[1], z[1]))
 
 
+@lru_cache
+def _rotation(turn_deg: tuple[float, float, float]) -> Float[Tensor, "3 3"]:
+    return rotation_from_vector(torch.deg2rad(torch.tensor([turn_deg], dtype=torch.float64)))[0]
+
+
 @dataclass(frozen=True)
 class World:
     """Objects, light, and what is behind: a known colour, or None where the objects enclose everything."""
@@ -72,6 +78,13 @@ class World:
         boxes = [o.box() for o in self.objects if backdrop or not o.backdrop]
         low = torch.tensor([b.low for b in boxes]).amin(dim=0).tolist()
         high = torch.tensor([b.high for b in boxes]).amax(dim=0).tolist()
+        return Box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+
+    @cached_property
+    def _reach(self) -> Box:
+        """A little more than all objects: rays that miss it miss everything."""
+        box = self.box(backdrop=True)
+        low, high = [x - OFFSET for x in box.low], [x + OFFSET for x in box.high]
         return Box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
 
 
@@ -105,12 +118,16 @@ def nearest(
     """(distance to the first surface, inf where none; index of its object, -1 where none)."""
     distance = torch.full_like(origins[:, 0], inf)
     which = torch.full(distance.shape, -1)
-    for index, thing in enumerate(world.objects):
-        candidate = thing.hit(origins, directions)
-        closer = candidate < distance
-        distance = torch.where(closer, candidate, distance)
-        which = torch.where(closer, index, which)
-    return distance, which
+    enter, leave = world._reach.hit(origins, directions)
+    near = ((enter <= leave) & (leave > 0)).nonzero()[:, 0]  # of a picture before white, about half
+    origins, directions = origins.index_select(0, near), directions.index_select(0, near)
+    first, thing = distance.index_select(0, near), which.index_select(0, near)
+    for index, candidate in enumerate(world.objects):
+        reached = candidate.hit(origins, directions)
+        closer = reached < first
+        first = torch.where(closer, reached, first)
+        thing = torch.where(closer, index, thing)
+    return distance.index_copy(0, near, first), which.index_copy(0, near, thing)
 
 
 def trace(world: World, origins: Float[Tensor, "r 3"], directions: Float[Tensor, "r 3"]) -> Hit:
@@ -124,9 +141,10 @@ def _trace(world: World, origins: Tensor, directions: Tensor, behind: Tensor, bo
     """`behind`: the colour of rays that miss."""
     distance, which = nearest(world, origins, directions)
     met = (which >= 0).nonzero()[:, 0]
-    points = torch.addcmul(origins[met], directions[met], distance[met, None])
-    surface = _surface(world, which[met], points, directions[met])
-    rgb, lit = _shade(world, points, directions[met], surface, bounces)
+    towards = directions.index_select(0, met)
+    points = torch.addcmul(origins.index_select(0, met), towards, distance.index_select(0, met)[:, None])
+    surface = _surface(world, which.index_select(0, met), points, towards)
+    rgb, lit = _shade(world, points, towards, surface, bounces)
     nowhere = torch.full_like(origins, nan)
     no_light = torch.zeros(len(origins), lit.shape[1], dtype=torch.bool)
     return Hit(
@@ -153,12 +171,12 @@ def _surface(world: World, which: Tensor, points: Tensor, directions: Tensor) ->
         mine = (which == index).nonzero()[:, 0]
         if len(mine) == 0:
             continue
-        own = thing.to_own(points[mine])
+        own = thing.to_own(points.index_select(0, mine))
         normal[mine] = thing.turn_to_world(thing.shape.normal(own))
         material = thing.material
         albedo[mine] = material.texture.colour(thing.shape.chart(own), own)
         gloss[mine] = points.new_tensor([material.specular, material.shininess, material.mirror])
-    away = (normal * directions).sum(dim=1, keepdim=True) > 0
+    away = dot(normal, directions)[:, None] > 0
     return _Surface(torch.where(away, -normal, normal), albedo, gloss)
 
 
@@ -173,7 +191,7 @@ def _shade(
     lit = []
     for light in world.lighting.lights:
         towards, reach, arriving = light.at(points)
-        cosine = (normal * towards).sum(dim=1)
+        cosine = dot(normal, towards)
         reached = (cosine > 0) & ~_blocked(world, above, towards, reach)
         shine = specular * highlight(directions, normal, towards, shininess)
         scattered = surface.albedo * cosine[:, None] + shine[:, None]
@@ -197,7 +215,7 @@ def _blocked(world: World, origins: Tensor, towards: Tensor, reach: Tensor) -> B
     return blocked
 
 
-# -- pictures -------------------------------------------------------------------------------------------------------------
+# -- pictures ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,10 +262,11 @@ def photograph(world: World, cameras: Cameras, index: int, *, supersample: int =
 
 def _through(world: World, cameras: Cameras, index: int, pixel: Tensor, dtype: torch.dtype) -> Hit:
     camera = torch.full((len(pixel),), index)
-    return trace(world, cameras.origins[camera].to(dtype), cameras.directions(camera, pixel).to(dtype))
+    origins = cameras.origins[index].to(dtype).expand(len(pixel), 3)
+    return trace(world, origins, cameras.directions(camera, pixel).to(dtype))
 
 
-# -- what cameras share ---------------------------------------------------------------------------------------------------
+# -- what cameras share ------------------------------------------------------------------------------------------------
 
 
 def visible(

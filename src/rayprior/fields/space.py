@@ -11,6 +11,8 @@ from torch import Tensor
 
 from rayprior.maths.space import Box, contract, uncontract
 
+NDC_REACH = 1e4  # the last edge in NDC lies this many near planes away: s = 0.9999 instead of 1, which is infinity
+
 
 @dataclass(frozen=True)
 class Space:
@@ -53,13 +55,42 @@ class Space:
             raise ValueError("NDC has no bounded inverse")
         return coordinates
 
+    def along(
+        self, t: Float[Tensor, "r s"], origins: Float[Tensor, "r 3"], directions: Float[Tensor, "r 3"]
+    ) -> Float[Tensor, "r s"]:
+        """Distances -> the ray's coordinate in which lengths are measured: the distance itself, or NDC's s.
+
+        s = 1 - n / z is 0 on the near plane and 1 at infinity; t dz / (oz + t dz) where the origin is on that plane.
+        """
+        if self.kind != "ndc":
+            return t
+        assert self.ndc is not None
+        return 1 - self.ndc[2] / (origins[:, 2:] + t * directions[:, 2:]).clamp_min(1e-6)
+
+    def distances(
+        self, s: Float[Tensor, "r s"], origins: Float[Tensor, "r 3"], directions: Float[Tensor, "r 3"]
+    ) -> Float[Tensor, "r s"]:
+        """The inverse of `along`: t = (n / (1 - s) - oz) / dz in NDC. Rays are taken to look forward."""
+        if self.kind != "ndc":
+            return s
+        assert self.ndc is not None
+        return (self.ndc[2] / (1 - s) - origins[:, 2:]) / directions[:, 2:].clamp_min(1e-6)
+
+    def reach(
+        self, near: Float[Tensor, "r"], far: Float[Tensor, "r"]
+    ) -> tuple[Float[Tensor, "r"], Float[Tensor, "r"]]:
+        """Where sampling starts and ends, as coordinates along the ray.
+
+        NDC ignores the rays' own bounds: it reaches from the near plane to infinity, of which `NDC_REACH` is the finite
+        stand-in.
+        """
+        if self.kind != "ndc":
+            return near, far
+        return torch.zeros_like(near), torch.full_like(far, 1 - 1 / NDC_REACH)
+
     def lengths(
         self, t: Float[Tensor, "r S+1"], origins: Float[Tensor, "r 3"], directions: Float[Tensor, "r 3"]
     ) -> Float[Tensor, "r S"]:
-        """Length of each bin in the unit that density is per: working units, or NDC's s = t dz / (oz + t dz)."""
-        if self.kind != "ndc":
-            return t[..., 1:] - t[..., :-1]
-        assert self.ndc is not None
-        z = origins[:, 2:] + t * directions[:, 2:]  # (r, S+1)
-        s = 1 - self.ndc[2] / z.clamp_min(1e-6)  # 0 on the near plane, 1 at infinity
+        """Length of each bin in the unit that density is per: working units, or NDC's s."""
+        s = self.along(t, origins, directions)
         return s[..., 1:] - s[..., :-1]

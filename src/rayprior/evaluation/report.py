@@ -1,0 +1,329 @@
+"""Report: one self-contained page a run: what was run, its numbers with their protocol, pictures beside truth, curves.
+
+The page is HTML and CSS alone: no script, nothing from the network. All text from outside is escaped.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from io import BytesIO
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from rayprior.evaluation.chart import Series, line_chart, linear_axis, short
+from rayprior.evaluation.evaluate import Evaluation, ScoredView, strict
+from rayprior.evaluation.export import Frame
+from rayprior.evaluation.pictures import ERROR_SCALE, Ramp, Span, distance_colours, error_colours, ramp, to_bytes
+from rayprior.training.files import write_text
+
+PICTURE_WIDTH = 560  # about two device pixels to each pixel of a column
+SMALL = 220  # pictures narrower than this are shown with sharp pixels
+ROWS_SHOWN = 16
+NAMES_SHOWN = 24
+
+# key of a number -> (label, unit, format)
+NUMBERS = {
+    "psnr": ("PSNR", "dB", "{:.2f}"),
+    "psnr_pooled": ("PSNR, pooled", "dB", "{:.2f}"),
+    "ssim": ("SSIM", "", "{:.3f}"),
+    "ssim_reflect": ("SSIM, reflected", "", "{:.3f}"),
+    "ms_ssim": ("MS-SSIM", "", "{:.3f}"),
+    "lpips": ("LPIPS", "", "{:.3f}"),
+    "distance_mae": ("Distance MAE", "", "{:.3g}"),
+    "distance_rmse": ("Distance RMSE", "", "{:.3g}"),
+    "distance_abs_rel": ("Distance AbsRel", "", "{:.4f}"),
+    "distance_delta_1.25": ("Distance δ 1.25", "", "{:.3f}"),
+    "floater_share": ("Floaters", "%", "{:.2%}"),
+}
+TILES = ("psnr", "ssim", "lpips", "ms_ssim", "distance_abs_rel", "distance_delta_1.25", "floater_share")
+
+
+def write_report(
+    path: str | Path,
+    *,
+    title: str,
+    about: str = "",
+    command: str = "",
+    machine: str = "",
+    facts: Mapping[str, str] | None = None,
+    evaluation: Evaluation | None = None,
+    expects: str = "",
+    log: Sequence[Mapping[str, Any]] = (),
+    recipe: Mapping[str, Any] | None = None,
+    film: bytes | None = None,
+    snapshots: Sequence[tuple[str, Frame]] = (),
+) -> Path:
+    """Write report.html, whole or not at all.
+
+    Args:
+        title, about: the heading and a sentence under it.
+        command: what was typed. machine: one line. facts: more pairs for the head (seed, steps, parameters, ...).
+        evaluation: numbers, protocol and kept pictures; None where nothing was held out.
+        expects: the published number that the recipe must reach, or why there is none.
+        log: rows of log.jsonl with step, seconds, and any of psnr, loss, terms, rays_per_second.
+        recipe: everything that decided the training, as JSON knows it.
+        film: an animated WebP, GIF or MP4. snapshots: (label, frame) of training.
+
+    Raises:
+        UserError: the page can't be written there.
+    """
+    mean_psnr = None if evaluation is None else evaluation.mean.get("psnr")
+    sections = [
+        _head(title, about, command, {**(facts or {}), **({"machine": machine} if machine else {})}),
+        _hero(evaluation, film, expects),
+        _views(evaluation),
+        _snapshots(snapshots),
+        _curves(log, mean_psnr),
+        _numbers(evaluation),
+        _settings(recipe),
+    ]
+    page = (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'\">"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{_style()}</style></head>\n"
+        f"<body><main>{''.join(sections)}<footer>Written by rayprior. This file holds all that it shows.</footer>"
+        "</main></body></html>\n"
+    )
+    path = Path(path)
+    write_text(path, page)
+    return path
+
+
+# -- what was run ------------------------------------------------------------------------------------------------------
+
+
+def _head(title: str, about: str, command: str, facts: Mapping[str, str]) -> str:
+    items = "".join(f"<li><b>{escape(key)}</b>{escape(str(value))}</li>" for key, value in facts.items())
+    return (
+        f'<header><p class="kicker">rayprior</p><h1>{escape(title)}</h1>'
+        + (f"<p>{escape(about)}</p>" if about else "")
+        + (f'<pre class="command">{escape(command)}</pre>' if command else "")
+        + (f'<ul class="facts">{items}</ul>' if items else "")
+        + "</header>"
+    )
+
+
+def _settings(recipe: Mapping[str, Any] | None) -> str:
+    if recipe is None:
+        return ""
+    text = json.dumps(strict(recipe), indent=2, ensure_ascii=False)
+    return (
+        "<section><h2>Settings</h2><details><summary>The whole recipe, defaults included</summary>"
+        f"<pre>{escape(text)}</pre></details></section>"
+    )
+
+
+# -- numbers -----------------------------------------------------------------------------------------------------------
+
+
+def _hero(evaluation: Evaluation | None, film: bytes | None, expects: str) -> str:
+    """The film beside the means, PSNR largest."""
+    moving = f'<figure class="film">{_film(film)}</figure>' if film else ""
+    if evaluation is None:
+        return f'<section class="hero">{moving}<p class="note">No view was held out: nothing is scored.</p></section>'
+    tiles = []
+    for key in TILES:
+        value = evaluation.mean.get(key)
+        if value is None and key != "psnr":
+            continue
+        label, unit, _ = NUMBERS[key]
+        kind = ' class="first"' if key == "psnr" else ""
+        small = f"<small>{unit}</small>" if unit and unit != "%" and value is not None else ""
+        tiles.append(f"<div{kind}><dt>{label}</dt><dd>{_number(key, value)}{small}</dd></div>")
+    views = len(evaluation.views)
+    made = (
+        f"Mean of {views} held-out view{'s' * (views != 1)} of split {evaluation.protocol.get('split', '')}, "
+        f"{', '.join(evaluation.protocol.get('resolution', []))}."
+    )
+    note = escape(made + (f" Published: {expects}." if expects else ""))
+    scores = f'<div class="scores"><dl class="tiles">{"".join(tiles)}</dl><p class="note">{note}</p></div>'
+    return f'<section class="hero">{moving}{scores}</section>'
+
+
+def _numbers(evaluation: Evaluation | None) -> str:
+    if evaluation is None:
+        return ""
+    keys = [key for key in NUMBERS if evaluation.mean.get(key) is not None or key == "psnr"]
+    head = "".join(f"<th>{NUMBERS[key][0]}{' dB' if NUMBERS[key][1] == 'dB' else ''}</th>" for key in keys)
+    mean = _row("Mean", evaluation.mean, keys, kind=' class="mean"')
+    rows = [_row(row["name"], row, keys) for row in evaluation.views]
+    table = f'<div class="table"><table><tr><th>View</th>{head}</tr>{mean}{"".join(rows[:ROWS_SHOWN])}</table></div>'
+    if len(rows) > ROWS_SHOWN:
+        more = f'<div class="table"><table><tr><th>View</th>{head}</tr>{"".join(rows[ROWS_SHOWN:])}</table></div>'
+        table += f"<details><summary>{len(rows) - ROWS_SHOWN} more views</summary>{more}</details>"
+    entries = evaluation.protocol.items()
+    pairs = "".join(f"<dt>{escape(key.replace('_', ' '))}</dt><dd>{_said(value)}</dd>" for key, value in entries)
+    return (
+        f"<section><h2>Numbers</h2>{table}<h2>Protocol</h2>"
+        f'<p class="soft">How the numbers were made. Numbers of another protocol can’t be compared with them.</p>'
+        f'<dl class="protocol">{pairs}</dl></section>'
+    )
+
+
+def _row(name: str, numbers: Mapping[str, Any], keys: Sequence[str], kind: str = "") -> str:
+    cells = "".join(f"<td>{_number(key, numbers.get(key))}</td>" for key in keys)
+    return f"<tr{kind}><td>{escape(str(name))}</td>{cells}</tr>"
+
+
+def _number(key: str, value: float | None) -> str:
+    if value is None or value != value:
+        return "–"
+    return NUMBERS[key][2].format(value) if isfinite(value) else "∞"
+
+
+def _said(value: Any) -> str:
+    """A protocol's entry in words."""
+    if isinstance(value, Mapping):
+        return escape(", ".join(f"{k} = {v}" for k, v in value.items()) or "nothing")
+    if isinstance(value, list | tuple):
+        names = [str(item) for item in value]
+        if len(names) <= NAMES_SHOWN:
+            counted = f"{len(names)}: " if len(names) > 1 else ""
+            return escape(counted + ", ".join(names)) if names else "none"
+        return f"<details><summary>{len(names)}</summary>{escape(', '.join(names))}</details>"
+    return escape(f"{value:.4g}" if isinstance(value, float) else str(value))
+
+
+# -- pictures ----------------------------------------------------------------------------------------------------------
+
+
+def _views(evaluation: Evaluation | None) -> str:
+    """Truth, rendering, error and distance of each kept view, with the scales of the latter two."""
+    if evaluation is None or not evaluation.kept:
+        return ""
+    span = Span.of(
+        torch.cat([view.picture.distance.flatten() for view in evaluation.kept]),
+        torch.cat([view.picture.opacity.flatten() for view in evaluation.kept]),
+    )
+    heads = (
+        "Photograph",
+        "Rendering",
+        "Error" + _scale("error", "0", f"{ERROR_SCALE:g}+"),
+        "Distance" + _scale("distance", f"{span.far * evaluation.unit:.3g}", f"{span.near * evaluation.unit:.3g}"),
+    )
+    head = "".join(f'<div class="head">{text}</div>' for text in heads)
+    return (
+        '<section><h2>Held-out views</h2><p class="soft">The error is the mean absolute difference of the channels; '
+        "distance is the median along the ray, in the capture’s unit, near is bright.</p>"
+        f'<div class="views">{head}{"".join(_view(view, span) for view in evaluation.kept)}</div></section>'
+    )
+
+
+def _view(view: ScoredView, span: Span) -> str:
+    truth, error = to_bytes(view.truth), error_colours(view.picture.rgb, view.truth)
+    if view.mask is not None:  # what is not scored fades, and has no error
+        kept = view.mask[:, :, None].numpy()
+        truth = np.where(kept, truth, truth // 3 + 85).astype(np.uint8)
+        error = np.where(kept, error, ramp("error")[0]).astype(np.uint8)
+    frames = (truth, to_bytes(view.picture.rgb), error, distance_colours(view.picture, span))
+    words = ("photograph", "rendering", "error", "distance")
+    pictures = "".join(_img(frame, f"{view.name}: {word}") for frame, word in zip(frames, words))
+    shown = [key for key in ("psnr", "ssim", "lpips") if view.numbers.get(key) is not None]
+    numbers = "".join(
+        f"<span>{NUMBERS[k][0]} {_number(k, view.numbers[k])} {NUMBERS[k][1]}</span>".replace(" </span>", "</span>")
+        for k in shown
+    )
+    return f'{pictures}<p class="name"><b>{escape(view.name)}</b>{numbers}</p>'
+
+
+def _scale(kind: Ramp, low: str, high: str) -> str:
+    stops = ", ".join("rgb({},{},{})".format(*ramp(kind)[i].tolist()) for i in range(0, 256, 17))
+    bar = f'<i style="background:linear-gradient(90deg, {stops})"></i>'
+    return f'<div class="scale">{escape(low)}{bar}{escape(high)}</div>'
+
+
+def _snapshots(snapshots: Sequence[tuple[str, Frame]]) -> str:
+    if not snapshots:
+        return ""
+    figures = "".join(
+        f"<figure>{_img(frame, label)}<figcaption>{escape(label)}</figcaption></figure>" for label, frame in snapshots
+    )
+    return f'<section><h2>As it learned</h2><div class="strip">{figures}</div></section>'
+
+
+def _img(frame: Frame, alt: str) -> str:
+    """A picture in the page: WebP, lossless where it is small."""
+    image = Image.fromarray(frame)
+    small = image.width < SMALL
+    if image.width > PICTURE_WIDTH:
+        height = max(round(image.height * PICTURE_WIDTH / image.width), 1)
+        image = image.resize((PICTURE_WIDTH, height), Image.Resampling.LANCZOS)
+    file = BytesIO()
+    image.save(file, "WEBP", lossless=small, quality=88, method=4)
+    data = b64encode(file.getvalue()).decode()
+    return (
+        f'<img{" class=small" * small} src="data:image/webp;base64,{data}" alt="{escape(alt)}" '
+        f'width="{image.width}" height="{image.height}">'
+    )
+
+
+def _film(film: bytes) -> str:
+    data = b64encode(film).decode()
+    if film[4:8] == b"ftyp":
+        return f'<video src="data:video/mp4;base64,{data}" autoplay loop muted playsinline></video>'
+    kind = "gif" if film[:3] == b"GIF" else "webp"
+    return f'<img src="data:image/{kind};base64,{data}" alt="the scene along a camera path">'
+
+
+# -- curves ------------------------------------------------------------------------------------------------------------
+
+
+def _curves(log: Sequence[Mapping[str, Any]], test_psnr: float | None) -> str:
+    """PSNR, loss with its terms, and speed, over seconds below and steps above."""
+    rows = [row for row in log if row.get("seconds") is not None and row.get("step") is not None]
+    if len(rows) < 2:
+        return ""
+    seconds = [float(row["seconds"]) for row in rows]
+    marks = step_marks(seconds, [int(row["step"]) for row in rows])
+    level = None
+    if test_psnr is not None and isfinite(test_psnr):
+        level = (test_psnr, f"held-out views {test_psnr:.2f}")
+    charts = [
+        line_chart("PSNR of training rays, dB", [_series(rows, seconds, "psnr")], x_label="s", top=marks, level=level),
+        line_chart("Loss", _losses(rows, seconds), x_label="s", top=marks, log=True),
+        line_chart("Rays per second", [_series(rows, seconds, "rays_per_second")], x_label="s", top=marks),
+    ]
+    if not any(charts):
+        return ""
+    return (
+        '<section><h2>Training</h2><p class="soft">Seconds of training below, steps above.</p>'
+        f'<div class="charts">{"".join(charts)}</div></section>'
+    )
+
+
+def _series(rows: Sequence[Mapping[str, Any]], seconds: list[float], key: str) -> Series:
+    return Series(key, seconds, [_real(row.get(key)) for row in rows])
+
+
+def _losses(rows: Sequence[Mapping[str, Any]], seconds: list[float]) -> list[Series]:
+    """The total, and each term where there are several."""
+    names = list(dict.fromkeys(name for row in rows for name in row.get("terms") or {}))
+    terms = [Series(name, seconds, [_real((row.get("terms") or {}).get(name)) for row in rows]) for name in names]
+    total = Series("total", seconds, [_real(row.get("loss")) for row in rows])
+    return [total, *terms] if len(terms) > 1 else [total]
+
+
+def _real(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def step_marks(seconds: Sequence[float], steps: Sequence[int]) -> list[tuple[float, str]]:
+    """Round step counts and the seconds at which they were reached."""
+    ticks = linear_axis(steps[0], steps[-1], tight=True).ticks
+    marks = [(float(np.interp(tick, steps, seconds)), short(tick)) for tick in ticks if tick > 0]
+    return [(x, f"{text} steps" if i == len(marks) - 1 else text) for i, (x, text) in enumerate(marks)]
+
+
+def _style() -> str:
+    return files("rayprior.evaluation").joinpath("report.css").read_text(encoding="utf-8")

@@ -1,0 +1,16 @@
+"""Threads: how many parts the kernels split their work into, and the one place that sets it for numba and torch."""
+
+from __future__ import annotations
+
+import numba
+import torch
+
+
+def set_threads(count: int) -> None:
+    """Use `count` threads in every kernel and in torch."""
+    numba.set_num_threads(max(1, min(count, numba.config.NUMBA_NUM_THREADS)))
+    torch.set_num_threads(count)
+
+
+def threads() -> int:
+    return numba.get_num_threads()

@@ -1,0 +1,303 @@
+"""Opening a capture: which format it is, what its files say, checked, read, and placed in working units -> Scene."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from rayprior.errors import UserError, did_you_mean
+from rayprior.maths.poses import nearest_rotation
+from rayprior.scenes.cameras import Cameras
+from rayprior.scenes.description import DepthMaps, Description, Points
+from rayprior.scenes.formats import FORMATS
+from rayprior.scenes.formats.photos import exists
+from rayprior.scenes.placement import find_bounds, place
+from rayprior.scenes.reading import Photographs, find_background, read_distances, read_photographs
+from rayprior.scenes.scene import Background, MaskRule, Pictures, Scene, Split
+from rayprior.scenes.splits import Frames, choose_split, protocols
+
+FEWEST_VIEWS = 2
+RIGID = 1e-2  # largest entry of R^T R - I that passes as rounding in a text file
+EXACT = 1e-5  # below this a rotation is left as it is
+FARTHEST = 1e9  # no capture's unit puts a camera farther from the origin
+SHOWN = 3  # names in a message
+FILES = {
+    "transforms.json": "nerfstudio",
+    "transforms_train.json": "blender",
+    "poses_bounds.npy": "llff",
+    "cameras.npz": "dtu",
+}
+
+
+def load_scene(
+    path: str | Path,
+    *,
+    format: str | None = None,
+    split: str | None = None,
+    views: str | Sequence[str | int] | None = None,
+    fewshot: int | None = None,
+    fewshot_seed: int = 0,
+    downscale: int = 1,
+    near: float | None = None,
+    far: float | None = None,
+    masks: MaskRule = "ignore",
+    background: Background | None = None,
+    skip_missing: bool = False,
+) -> Scene:
+    """A capture's folder or file -> a Scene in working units, holding the views of its split.
+
+    format         a name of FORMATS; None: the first whose description is there
+    split, views, fewshot, fewshot_seed    which views train and which are held out: see `choose_split`
+    downscale      whole factor by which pictures are made smaller (area average)
+    near, far      distances in the capture's unit, instead of the stated or found ones
+    masks          'ignore': masked-out pixels are neither drawn nor scored; 'background': they are known background
+    background     instead of what the pictures tell
+    skip_missing   go on without listed photos that do not exist; their number is in the notes
+
+    Raises UserError, one message with file, value, expectation and next step, for whatever the user can mend.
+    """
+    path = Path(path)
+    description, notes = describe(path, format)
+    description, missing = _without_missing(description, skip_missing)
+    description, rigid = _checked(description)
+    chosen = choose_split(
+        Frames(description.names, description.lists, description.path), split, views, fewshot, fewshot_seed
+    )
+    placement = place(description)  # by all cameras, so that every split of a capture has the same units
+    description, chosen = _only_used(description, chosen)
+    photos = read_photographs(description, downscale, masks)
+    found, how = find_background(photos.pictures, photos.masks, chosen.train)
+    similarity = placement.similarity
+    cameras = replace(photos.cameras, c2w=similarity.poses(photos.cameras.c2w))
+    points = description.points
+    if points is not None:
+        points = replace(points, position=similarity.points(points.position.double()))
+    bounds, range_note = find_bounds(
+        description, placement, cameras, points, (background or found).kind != "none", near, far
+    )
+    depth = _depth(description, photos, downscale, similarity.scale)
+    scene = Scene(
+        name=path.resolve().stem if path.is_file() else path.resolve().name,
+        path=path,
+        format=description.format,
+        names=description.names,
+        cameras=cameras,
+        pictures=photos.pictures,
+        split=chosen,
+        bounds=bounds,
+        background=background or found,
+        similarity=similarity,
+        masks=photos.masks,
+        depth=depth,
+        points=points,
+        inward=placement.inward,
+        forward_facing=description.forward_facing,
+        up=placement.up,
+    )
+    said = (*notes, *missing, *rigid, *description.notes, *photos.notes, *_said_of(scene, description))
+    return replace(scene, notes=(*said, "background as asked" if background else how, range_note))
+
+
+# -- which format ------------------------------------------------------------------------------------------------------
+
+
+def describe(path: str | Path, format: str | None = None) -> tuple[Description, tuple[str, ...]]:
+    """What the capture's own files say, in its own units, and how it was recognised. No picture is read.
+
+    Raises UserError for a path that does not exist, unknown formats, and folders without any description.
+    """
+    path = Path(path)
+    if format is not None and format not in FORMATS:
+        raise UserError(f"no format named {format!r}{did_you_mean(format, FORMATS)}")
+    try:
+        is_file, is_folder = path.is_file(), path.is_dir()
+    except (OSError, ValueError):
+        is_file = is_folder = False
+    if is_file:
+        name, path = _of_file(path, format)
+        return FORMATS[name].describe(path), (f"read as {name}: {path.name}",)
+    if not is_folder:
+        raise UserError(f"{path}: no such folder or file; expected a capture, a folder with photos and their cameras")
+    if format is not None:
+        return FORMATS[format].describe(path), (f"read as {format}, as asked",)
+    present = [name for name, candidate in FORMATS.items() if candidate.present(path)]
+    if not present:
+        looked = ", ".join(candidate.file for candidate in FORMATS.values())
+        content = "is empty" if next(path.iterdir(), None) is None else "holds no description of cameras"
+        raise UserError(f"{path}: the folder {content}; looked for {looked}. Name the folder that has one of them")
+    name, others = present[0], present[1:]
+    also = f" (also here: {', '.join(others)}; choose with --format)" if others else ""
+    return FORMATS[name].describe(path), (f"read as {name}: {FORMATS[name].file}{also}",)
+
+
+def _of_file(path: Path, format: str | None) -> tuple[str, Path]:
+    """(format, what its function wants) of a path that names a file."""
+    name = format or FILES.get(path.name) or {".npz": "npz", ".json": "nerfstudio"}.get(path.suffix)
+    if name is None:
+        raise UserError(f"{path}: not a file that describes a capture; expected .npz, .json, or the capture's folder")
+    return name, path if name in ("npz", "nerfstudio") else path.parent
+
+
+# -- checks ------------------------------------------------------------------------------------------------------------
+
+
+def _without_missing(description: Description, skip: bool) -> tuple[Description, tuple[str, ...]]:
+    """The frames whose photos exist."""
+    missing = [i for i, photo in enumerate(description.photos) if isinstance(photo, Path) and not exists(photo)]
+    if not missing:
+        return description, ()
+    total = len(description.names)
+    shown = ", ".join(str(description.photos[i]) for i in missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
+    if not skip:
+        raise UserError(
+            f"{description.path}: {len(missing)} of {total} listed photos do not exist: {shown};"
+            " add them, or go on without them with --skip-missing"
+        )
+    kept = [i for i in range(total) if i not in set(missing)]
+    return _subset(description, kept), (f"skipped {len(missing)} of {total} listed photos that do not exist: {shown}",)
+
+
+def _checked(description: Description) -> tuple[Description, tuple[str, ...]]:
+    """Enough views, names that tell them apart, and cameras that are cameras."""
+    source, names, cameras = description.path, description.names, description.cameras
+    if len(names) < FEWEST_VIEWS:
+        raise UserError(
+            f"{source}: {len(names)} views; a scene needs at least {FEWEST_VIEWS}. Add photos with their cameras"
+        )
+    twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+    if twice is not None:
+        raise UserError(f"{source}: two frames are named {twice!r}; rename or remove one")
+
+    def refuse(wrong: torch.Tensor, what: str) -> None:
+        if wrong.any():
+            i = int(wrong.nonzero()[0])
+            raise UserError(f"{source}: frame {names[i]!r}: {what.format(i=i)}; correct or remove it")
+
+    pose = cameras.c2w
+    refuse(~pose.isfinite().all(dim=(1, 2)), "the pose holds nan or infinity; expected a rigid camera-to-world matrix")
+    refuse((pose[:, :, 3].abs() > FARTHEST).any(dim=1), f"the camera is farther than {FARTHEST:g} from the origin")
+    rotation = pose[:, :, :3]
+    deviation = (rotation.transpose(1, 2) @ rotation - torch.eye(3, dtype=pose.dtype)).abs().amax(dim=(1, 2))
+    if (deviation > RIGID).any():
+        i = int((deviation > RIGID).nonzero()[0])
+        largest = f"R^T R differs from 1 by up to {float(deviation[i]):.3g} (allowed {RIGID:g})"
+        refuse(deviation > RIGID, f"the pose is not rigid: {largest}; expected a rotation without scale")
+    refuse(torch.linalg.det(rotation) < 0, "the pose mirrors (determinant -1); expected a rotation")
+    focal, centre, size = cameras.focal_px, cameras.centre_px, cameras.size
+    reach = 1e6 * size.double()
+    refuse((size < 1).any(dim=1), "the picture's size is not positive")
+    singular = ~focal.isfinite() | (focal < 1e-6 * size) | (focal > reach) | ~centre.isfinite() | (centre.abs() > reach)
+    refuse(
+        singular.any(dim=1),
+        "the intrinsics are singular; expected positive focal lengths and a finite centre, in pixels",
+    )
+    refuse(_lens_fails(cameras), "the lens distortion has no inverse at the picture's border; undistort the photos, or")
+    if float(deviation.max()) <= EXACT:
+        return description, ()
+    mended = replace(cameras, c2w=torch.cat([nearest_rotation(rotation), pose[:, :, 3:]], dim=2))
+    note = f"rotations made exact (they differed from rigid ones by up to {float(deviation.max()):.2g})"
+    return replace(description, cameras=mended), (note,)
+
+
+def _lens_fails(cameras: Cameras) -> torch.Tensor:
+    """Whether rays through the middles of a picture's sides are no numbers, for each camera."""
+    if cameras.distortion is None:
+        return torch.zeros(len(cameras), dtype=torch.bool)
+    at = torch.tensor([[0.5, 0.0], [0.5, 1.0], [0.0, 0.5], [1.0, 0.5]], dtype=torch.float64)
+    camera = torch.arange(len(cameras)).repeat_interleave(4)
+    directions = cameras.directions(camera, at.repeat(len(cameras), 1) * cameras.size[camera])
+    return ~directions.isfinite().all(dim=1).view(-1, 4).all(dim=1)
+
+
+# -- parts of a description --------------------------------------------------------------------------------------------
+
+
+def _only_used(description: Description, split: Split) -> tuple[Description, Split]:
+    """Without the frames that the split does not name: they are not read, and nothing of them is known."""
+    used = sorted({*split.train, *split.test, *split.val})
+    if len(used) == len(description.names):
+        return description, split
+    place_of = {old: new for new, old in enumerate(used)}
+    train, test, val = (tuple(place_of[i] for i in part) for part in (split.train, split.test, split.val))
+    return _subset(description, used), Split(split.name, train, test, val)
+
+
+def _subset(description: Description, kept: list[int]) -> Description:
+    """The frames of these positions alone, with their part of lists, masks, depth and tracks."""
+    names = tuple(description.names[i] for i in kept)
+    there = set(names)
+    masks, depths = description.masks, description.depths
+    return replace(
+        description,
+        names=names,
+        photos=tuple(description.photos[i] for i in kept),
+        cameras=description.cameras[kept],
+        lists={key: tuple(n for n in listed if n in there) for key, listed in description.lists.items()},
+        masks=None if masks is None else tuple(masks[i] for i in kept),
+        depths=None if depths is None else _depth_subset(depths, kept),
+        points=None if description.points is None else _tracks_of(description.points, kept, len(description.names)),
+    )
+
+
+def _depth_subset(depths: DepthMaps, kept: list[int]) -> DepthMaps:
+    return replace(
+        depths,
+        read=lambda i: depths.read(kept[i]),
+        has=tuple(depths.has[i] for i in kept),
+        cameras=None if depths.cameras is None else depths.cameras[kept],
+    )
+
+
+def _tracks_of(points: Points, kept: list[int], total: int) -> Points:
+    """Observations by the kept cameras, and the points that they see (all, if nothing tells who saw what)."""
+    if len(points.track_point) == 0:
+        return points
+    new_camera = torch.full((total,), -1)
+    new_camera[kept] = torch.arange(len(kept))
+    seen = new_camera[points.track_camera] >= 0
+    which, track_point = torch.unique(points.track_point[seen], return_inverse=True)
+    return Points(
+        position=points.position[which],
+        rgb=points.rgb[which],
+        error_px=points.error_px[which],
+        track_point=track_point,
+        track_camera=new_camera[points.track_camera[seen]],
+        track_pixel=points.track_pixel[seen],
+    )
+
+
+# -- the rest of the scene ---------------------------------------------------------------------------------------------
+
+
+def _depth(description: Description, photos: Photographs, downscale: int, scale: float) -> Pictures | None:
+    """Distances in working units; read in the capture's, in which cameras of photos and of depth maps are here."""
+    if description.depths is None or not any(description.depths.has):
+        return None
+    distances = read_distances(description.depths, photos, downscale, description.path)
+    return Pictures(distances.values * scale, distances.size)
+
+
+def _said_of(scene: Scene, description: Description) -> list[str]:
+    """What the capture is, as it was understood."""
+    width, height = scene.cameras.size[0].tolist()
+    same = bool((scene.cameras.size == scene.cameras.size[0]).all())
+    sizes = f"{width}x{height}" if same else "several sizes"
+    split = scene.split
+    said = [f"{len(scene)} views, {sizes}: {len(split.train)} train, {len(split.test)} test ({split.name})"]
+    protocol = protocols().get(split.name)
+    if protocol is not None and (not same or (width, height) != protocol.size):
+        wanted = "x".join(map(str, protocol.size))
+        said.append(f"split {protocol.name} is published at {wanted}: numbers at {sizes} do not compare with those")
+    said.append(
+        "cameras all look one way"
+        if scene.forward_facing
+        else "cameras look inward"
+        if scene.inward
+        else "cameras do not surround one subject"
+    )
+    if description.depths is not None:
+        said.append(f"depth for {sum(description.depths.has)} of {len(scene)} views")
+    return said

@@ -1,0 +1,234 @@
+"""The bill: what a training will cost, said before it starts, and refused where memory would not do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from rayprior.errors import UserError
+from rayprior.maths.schedules import Schedule
+from rayprior.priors.term import Term
+from rayprior.rendering.coarse import CoarseField
+from rayprior.rendering.density_grid import DensityGrid
+from rayprior.scenes.scene import Scene
+from rayprior.training.budget import Budget
+from rayprior.training.recipe import Recipe
+from rayprior.training.settle import samples_a_ray
+
+NUMBER = 4  # bytes of a float32
+KEPT_TWICE = 2  # a value that is kept for the backward pass, and at worst its gradient beside it
+A_SAMPLE = 24  # floats a sample beside the layers': edges, position, encoding's input, density, weight, their gradients
+
+
+@dataclass(frozen=True)
+class Bill:
+    """What was found out, and its text.
+
+    rays         of a step, by who asks: 'photo' first, then the terms with rays of their own
+    evaluations  of a field along one ray
+    memory       bytes by part, beside what Python and torch take: model, optimiser, sampler, activations, pixels
+    seconds      of the whole budget; None where no speed is known
+    """
+
+    rays: Mapping[str, int]
+    evaluations: int
+    memory: Mapping[str, int]
+    budget: Budget
+    seconds: float | None = None
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the height of a step."""
+        return sum(self.memory.values())
+
+    @property
+    def to_come(self) -> int:
+        """The part of the peak that is not there yet: the pixels are read before the bill is made."""
+        return self.peak - self.memory["pixels"]
+
+    def __str__(self) -> str:
+        rays = " + ".join(f"{name} {count}" for name, count in self.rays.items())
+        samples = sum(self.rays.values()) * self.evaluations
+        parts = ", ".join(f"{name} {_size(count)}" for name, count in self.memory.items())
+        lines = [f"rays/step: {rays}", f"samples/step: {samples:,} ({self.evaluations} a ray)"]
+        lines.append(f"memory: about {_size(self.peak)} ({parts})")
+        lines.append(f"time: {self.budget}" + ("" if self.seconds is None else f", about {_duration(self.seconds)}"))
+        return "\n".join(lines)
+
+
+def bill(recipe: Recipe, scene: Scene, budget: Budget, rays_per_second: float | None = None) -> Bill:
+    """What a settled recipe costs on this scene. Nothing large is made to find out.
+
+    With n evaluations of the field in a step, in bytes:
+      model        4 a parameter, of every field             (counted on a model without storage)
+      optimiser    12 a parameter: Adam's two moments and the gradient
+      sampler      a density grid's cells and its list of them, and the layers' outputs when all are refreshed at once
+      activations  n x (the inputs of all linear layers + 24) x 4 x 2: kept for the backward pass, and their gradients
+      pixels       the pictures, masks and depth as read
+    """
+    rays = _rays(recipe)
+    layers, parameters = _field(recipe)
+    evaluations, fields = samples_a_ray(recipe.sampler), 1
+    if isinstance(recipe.sampler, CoarseField):
+        evaluations, fields = evaluations + recipe.sampler.coarse, 2
+    kept = sum(layer.in_features for layer in layers) + A_SAMPLE
+    memory = {
+        "model": fields * parameters * NUMBER,
+        "optimiser": 3 * fields * parameters * NUMBER,
+        "sampler": _sampler(recipe, layers),
+        "activations": sum(rays.values()) * evaluations * kept * NUMBER * KEPT_TWICE,
+        "pixels": _pixels(scene),
+    }
+    seconds = budget.seconds
+    if budget.steps is not None and rays_per_second:
+        seconds = budget.steps * sum(rays.values()) / rays_per_second
+    return Bill(rays, evaluations, memory, budget, seconds)
+
+
+def refuse_if_too_large(bill: Bill, available_bytes: int | None) -> None:
+    """UserError with advice where the memory that a training still needs is not there; None: nobody knows, go on."""
+    if available_bytes is None or bill.to_come <= available_bytes:
+        return
+    raise UserError(
+        f"this training needs about {_size(bill.to_come)} more memory, {_size(available_bytes)} are free "
+        f"(rays/step: {', '.join(f'{name} {count}' for name, count in bill.rays.items())}); "
+        f"make it smaller with {_advice(bill, available_bytes)}"
+    )
+
+
+def available_memory(device: str | torch.device = "cpu", root: Path = Path("/")) -> int | None:
+    """Bytes that a training may still take on this device; None where the system does not say.
+
+    On a CPU the least of what the machine has free and of what each control group around this process leaves.
+    `root` is where /proc and /sys are found.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    known = [free for free in (_machine(root), *_control_groups(root)) if free is not None]
+    return min(known) if known else None
+
+
+# -- the parts of the bill ---------------------------------------------------------------------------------------------
+
+
+def _rays(recipe: Recipe) -> dict[str, int]:
+    """Rays of a step by who asks. A term without a query judges the photographed rays; one with a query whose `rays`
+    is None asks for a quarter as many."""
+    photo = recipe.photo.rays
+    if photo is None:
+        raise ValueError("a bill is for a settled recipe: photo.rays is None")
+    rays = {"photo": photo}
+    for name, term in recipe.terms.items():
+        if type(term).query is not Term.query:
+            rays[name] = _largest(getattr(term, "rays", None), photo // 4)
+    return rays
+
+
+def _largest(count: int | float | Schedule | None, otherwise: int) -> int:
+    if count is None:
+        return otherwise
+    return round(max(value for _, value in count.points) if isinstance(count, Schedule) else count)
+
+
+def _field(recipe: Recipe) -> tuple[list[nn.Linear], int]:
+    """The linear layers and the number of parameters of one field, made without storage."""
+    with torch.device("meta"):
+        field = recipe.field.build(recipe.space)
+    linear = [module for module in field.modules() if isinstance(module, nn.Linear)]
+    return linear, sum(parameter.numel() for parameter in field.parameters())
+
+
+def _sampler(recipe: Recipe, layers: list[nn.Linear]) -> int:
+    if not isinstance(recipe.sampler, DensityGrid):
+        return 0
+    cells = recipe.sampler.resolution**3
+    widest = max((layer.in_features + layer.out_features for layer in layers), default=0)
+    return cells * (NUMBER + 8 + (widest + 6) * NUMBER)  # density, 8 bytes of index; a layer's ends, two positions
+
+
+def _pixels(scene: Scene) -> int:
+    pictures = [p for p in (scene.pictures, scene.masks, scene.depth) if p is not None]
+    read = sum(p.values.numel() * p.values.element_size() for p in pictures)
+    return read + (8 * scene.masks.values.numel() if scene.masks is not None else 0)  # the list of pixels that are kept
+
+
+def _advice(bill: Bill, available: int) -> str:
+    """Commands, the one that helps most first."""
+    if bill.memory["activations"] >= max(bill.memory["model"] + bill.memory["optimiser"], bill.memory["sampler"]):
+        share = max(available - (bill.to_come - bill.memory["activations"]), 0) / bill.memory["activations"]
+        most = max(bill.rays, key=lambda name: bill.rays[name])
+        fewer = max(32, 2 ** int(bill.rays[most] * share).bit_length() // 2)
+        key = "photo.rays" if most == "photo" else f"terms.{most}.rays"
+        return f"--set {key}={min(fewer, max(bill.rays[most] // 2, 1))}, --size small or --downscale 2"
+    if bill.memory["sampler"] > bill.memory["model"]:
+        return "a smaller --set sampler.resolution=64, or --size small"
+    return "--size small, or a smaller field with --set (see `rayprior recipe`)"
+
+
+def _size(count: int) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}" if count < 10 * scale else f"{count / scale:.0f} {unit}"
+    return f"{count} B"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
+
+
+# -- what is free ------------------------------------------------------------------------------------------------------
+
+
+def _machine(root: Path) -> int | None:
+    """MemAvailable of /proc/meminfo; elsewhere the free pages that the system counts, where it does."""
+    try:
+        for line in (root / "proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _control_groups(root: Path) -> list[int | None]:
+    """What is left in each control group around this process, both versions; pages of files can be dropped."""
+    try:
+        lines = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text().splitlines()]
+    except OSError:
+        return []
+    left: list[int | None] = []
+    for parts in lines:
+        if len(parts) != 3 or parts[1] not in ("", "memory"):
+            continue
+        base = root / "sys/fs/cgroup" / parts[1]
+        limit, usage = ("memory.max", "memory.current") if not parts[1] else _VERSION_1
+        folder = Path(parts[2].lstrip("/"))
+        inside = [base / folder, *(base / parent for parent in folder.parents)]  # in a container only the last is there
+        left += [_left(at / limit, at / usage, at / "memory.stat") for at in inside]
+    return left
+
+
+_VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+
+
+def _left(limit: Path, usage: Path, stat: Path) -> int | None:
+    try:
+        allowed, used = limit.read_text().strip(), int(usage.read_text())
+        if allowed == "max":
+            return None
+        lines = dict(line.split()[:2] for line in stat.read_text().splitlines() if len(line.split()) >= 2)
+        droppable = int(lines.get("total_inactive_file", lines.get("inactive_file", "0")))
+    except (OSError, ValueError):
+        return None
+    return max(int(allowed) - used + droppable, 0)

@@ -1,0 +1,445 @@
+"""Run: the folder of one training. What is in it, written whole or not at all, and read back with every mistake named.
+
+    recipe.json   the whole recipe       scene.json   how the scene was opened       system.json  seed, budget, versions
+    command.txt   what was typed         priors/      copies of users' files         log.jsonl    one row a line
+    checkpoints/step-000400/{model.safetensors,state.pt}   latest   its name         snapshots/   weights alone
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import platform
+import re
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from rayprior.errors import UserError
+from rayprior.plain import Reader, parse_json, to_plain
+from rayprior.priors.spec import UserFile, user_file
+from rayprior.training.budget import Budget
+from rayprior.training.files import (
+    append_line,
+    finish_replacing,
+    write_atomically,
+    write_folder_atomically,
+    write_json,
+    write_text,
+)
+from rayprior.training.recipe import Recipe
+from rayprior.training.recipe_json import (
+    FORMAT,
+    checked_format,
+    read_json,
+    read_recipe,
+    recipe_hash,
+    recipe_to_plain,
+)
+
+MODEL, STATE = "model.safetensors", "state.pt"
+KEPT = 2  # checkpoints: the latest, and the one before it in case that is damaged
+OWN = ("recipe.json", "scene.json", "command.txt", "log.jsonl", "latest", "priors", "checkpoints", "snapshots")
+PACKAGES = ("rayprior", "torch", "numpy", "numba", "safetensors")
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How the scene was opened: `load_scene(path, **options)` opens it again. protocol: what numbers of it rest on."""
+
+    path: str
+    options: Mapping[str, Any]
+    protocol: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Under which a run trains. `extended` is the larger budget of a later --resume; schedules follow `budget`."""
+
+    budget: Budget
+    seed: int = 0
+    threads: int = 1
+    device: str = "cpu"
+    extended: Budget | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a training stood: its step, and what else it goes on from (optimiser, seconds, ...)."""
+
+    step: int
+    state: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """An existing run's folder. Every method that reads raises UserError naming the file, what is wrong, what to do."""
+
+    path: Path
+    recipe: Recipe
+    opening: Opening
+    conditions: Conditions
+
+    @staticmethod
+    def create(
+        path: Path, recipe: Recipe, opening: Opening, conditions: Conditions, command: Sequence[str] = ()
+    ) -> Run:
+        """A new run. An existing folder must be empty, or a run without a checkpoint, which is then started anew."""
+        _refuse_occupied(path)
+        sources = _user_files(recipe)
+        for name in OWN if path.exists() else ():
+            _remove(path / name)
+        run = Run(path, recipe, opening, conditions)
+        run._write_system()  # first: it marks the folder as a run, so that one killed here can be started anew
+        for source in sources:
+            write_atomically(path / "priors" / source.path.name, lambda file, text=source.text: _all(file, text))
+        write_text(path / "command.txt", shlex.join(command) + "\n")
+        write_json(path / "scene.json", {"format": FORMAT, **to_plain(opening)})
+        write_json(path / "recipe.json", recipe_to_plain(recipe))
+        return run
+
+    @staticmethod
+    def open(path: Path, *, import_priors: bool = False) -> Run:
+        """A run that exists. Its users' priors are imported only if asked, from its own copies, if unchanged."""
+        if not is_run(path):
+            found = "no such folder" if not path.exists() else "not a run, there is no system.json in it"
+            raise UserError(f"{path}: {found}; expected the folder of a run that `rayprior train` made")
+        for name in ("recipe.json", "scene.json"):
+            if not (path / name).is_file():
+                raise UserError(
+                    f"{path}: {name} is missing from this run, which was interrupted at its start or lost it; "
+                    f"train anew with --out {path}, or put the file back"
+                )
+        recipe = read_recipe(path / "recipe.json", import_priors=import_priors)
+        system = _read(path / "system.json", {"versions", "machine"}, Conditions)
+        return Run(path, recipe, _read(path / "scene.json", set(), Opening), system)
+
+    @cached_property
+    def recipe_hash(self) -> str:
+        return recipe_hash(self.recipe)
+
+    @property
+    def budget(self) -> Budget:
+        """How long the run lasts: the larger budget of a --resume, if there was one."""
+        return self.conditions.extended or self.conditions.budget
+
+    def extend(self, budget: Budget) -> Run:
+        """The same run with a larger budget, written. UserError for a smaller one or one of another unit."""
+        if not budget.extends(self.budget):
+            raise UserError(
+                f"{self.path}: this run's budget is {self.budget}, {budget} was asked for; only a larger budget of the "
+                "same unit may change on --resume. For anything else start a new run"
+            )
+        if budget == self.budget:
+            return self
+        run = replace(self, conditions=replace(self.conditions, extended=budget))
+        run._write_system(self.versions)
+        return run
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The versions that the run was started with."""
+        return read_json(self.path / "system.json")["versions"]
+
+    def changed_versions(self) -> list[str]:
+        """What is another version now ('torch 2.12.0, now 2.13.0'): bit equality on --resume is then not promised."""
+        now = versions()
+        return [f"{name} {old}, now {now.get(name)}" for name, old in self.versions.items() if now.get(name) != old]
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
+
+    @property
+    def checkpoints(self) -> list[int]:
+        """The steps at which a checkpoint stands, ascending."""
+        folders = (self.path / "checkpoints").glob("step-*")
+        return sorted(int(m[1]) for f in folders if (m := re.fullmatch(r"step-(\d+)", f.name)))
+
+    @property
+    def latest(self) -> int | None:
+        """The step to go on from; None before the first checkpoint."""
+        pointer = self.path / "latest"
+        if not pointer.exists():
+            return None
+        try:
+            text = pointer.read_text().strip()
+        except (OSError, UnicodeDecodeError):
+            text = ""
+        match = re.fullmatch(r"step-(\d+)", text)
+        if match:
+            finish_replacing(self.checkpoint_folder(int(match[1])))
+        if not match or int(match[1]) not in self.checkpoints:
+            there = ", ".join(_step_name(step) for step in self.checkpoints) or "none"
+            raise UserError(
+                f"{pointer}: says {text!r}, which is no checkpoint of this run; there are: {there}. "
+                "Write the name of one of them into that file"
+            )
+        return int(match[1])
+
+    def checkpoint_folder(self, step: int) -> Path:
+        return self.path / "checkpoints" / _step_name(step)
+
+    def save_checkpoint(self, step: int, model: nn.Module, state: Mapping[str, Any]) -> None:
+        """Weights and state at once, then `latest`. The one before it stays, older ones and later ones go.
+
+        `state` holds tensors, numbers, texts, None, and dicts, lists and tuples of these: it is never unpickled.
+        """
+        buffer = io.BytesIO()  # in memory first: torch's own writer does not say 'disk full'
+        torch.save({"format": FORMAT, "recipe": self.recipe_hash, "step": step, "state": dict(state)}, buffer)
+        folder = self.checkpoint_folder(step)
+        write_folder_atomically(folder, {MODEL: self._weights(model), STATE: buffer.getvalue()})
+        write_text(self.path / "latest", _step_name(step) + "\n")
+        kept = [other for other in self.checkpoints if other <= step][-KEPT:]
+        for other in folder.parent.iterdir():  # also what a kill left half-written
+            if other.name not in map(_step_name, kept):
+                _remove(other)
+
+    def load_checkpoint(self, model: nn.Module, step: int | None = None) -> Checkpoint:
+        """Fill the model's weights and return the rest, of the latest checkpoint or of the one at `step`."""
+        step = self._step(step)
+        state = self._read_state(step)
+        self.load_weights(model, step)
+        return Checkpoint(step, state)
+
+    def load_weights(self, model: nn.Module, step: int | None = None) -> int:
+        """Fill the model's weights alone, and return their step."""
+        step = self._step(step)
+        self._fill(model, self.checkpoint_folder(step) / MODEL)
+        return step
+
+    def save_snapshot(self, step: int, model: nn.Module) -> None:
+        """Weights alone, kept for good: pictures of how the training went."""
+        content = self._weights(model)
+        write_atomically(self.path / "snapshots" / f"{_step_name(step)}.safetensors", lambda file: _all(file, content))
+
+    @property
+    def snapshots(self) -> list[int]:
+        files = (self.path / "snapshots").glob("step-*.safetensors")
+        return sorted(int(m[1]) for f in files if (m := re.fullmatch(r"step-(\d+)", f.stem)))
+
+    def load_snapshot(self, model: nn.Module, step: int) -> None:
+        self._fill(model, self.path / "snapshots" / f"{_step_name(step)}.safetensors")
+
+    # -- log -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def log_path(self) -> Path:
+        return self.path / "log.jsonl"
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """One row more; it has its `step`. Numbers that are not finite are written as null."""
+        if type(row.get("step")) is not int:
+            raise ValueError(f"a row of the log has its step, got {dict(row)}")
+        append_line(self.log_path, json.dumps(_finite(dict(row)), allow_nan=False))
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """All rows. A last line without its end, left by a kill, is not a row."""
+        return [row for _, row in self._log_lines()]
+
+    def cut_log(self, step: int) -> None:
+        """Drop the rows past this step: a resumed training writes them again."""
+        kept = [line for line, row in self._log_lines() if row["step"] <= step]
+        write_text(self.log_path, "".join(line + "\n" for line in kept))
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _write_system(self, started_with: Mapping[str, str] | None = None) -> None:
+        machine = {"system": platform.platform(), "processor": _processor(), "torch_threads": torch.get_num_threads()}
+        made = {"versions": dict(started_with or versions()), "machine": machine}
+        write_json(self.path / "system.json", {"format": FORMAT, **to_plain(self.conditions), **made})
+
+    def _weights(self, model: nn.Module) -> bytes:
+        """safetensors of weights and recipe alone, the same bytes for the same of both."""
+        tensors = {name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}
+        about = json.dumps({"format": FORMAT, "recipe": self.recipe_hash})
+        return safetensors.torch.save(tensors, {"rayprior": about})  # one key: several are written in a random order
+
+    def _step(self, step: int | None) -> int:
+        found = self.latest if step is None else step
+        if found is None:
+            raise UserError(f"{self.path}: this run has no checkpoint yet; train it anew with --out {self.path}")
+        if found not in self.checkpoints:
+            there = ", ".join(str(other) for other in self.checkpoints) or "none"
+            raise UserError(f"{self.path}: no checkpoint at step {found}; there are: {there}")
+        return found
+
+    def _fill(self, model: nn.Module, path: Path) -> None:
+        """Copy a file's weights into the model, once names, shapes and types are seen to be the model's."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        except (SafetensorError, OSError, ValueError) as error:
+            raise self._damaged(path, _reason(error)) from None
+        try:
+            about = parse_json(about.get("rayprior", ""), str(path))
+        except UserError:
+            about = None
+        self._check(about, path)
+        wanted = model.state_dict()
+        self._compare(tensors, wanted, path)
+        model.load_state_dict(tensors)
+
+    def _read_state(self, step: int) -> dict[str, Any]:
+        path = self.checkpoint_folder(step) / STATE
+        try:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # zip, pickle, key and runtime errors alike: nothing here is ours
+            raise self._damaged(path, _reason(error)) from None
+        self._check(found, path)
+        if found.get("step") != step or not isinstance(found.get("state"), dict):
+            raise self._damaged(path, f"it is of step {found.get('step')}")
+        return found["state"]
+
+    def _check(self, about: Any, path: Path) -> None:
+        """That a checkpoint's file is ours, of a format that is known, and of this recipe."""
+        if not isinstance(about, dict) or type(about.get("format")) is not int or "recipe" not in about:
+            raise UserError(f"{path}: not written by rayprior; {self._advice(path)}")
+        checked_format(about, str(path))
+        if about["recipe"] != self.recipe_hash:
+            raise UserError(
+                f"{path}: a checkpoint of another recipe (hash {str(about['recipe'])[:12]}, that of recipe.json is "
+                f"{self.recipe_hash[:12]}); put the recipe.json back that this run was trained with, or start a new run"
+            )
+
+    def _compare(self, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path) -> None:
+        wrong = [f"'{name}' is missing" for name in wanted if name not in found]
+        wrong += [f"'{name}' is not of this model" for name in found if name not in wanted]
+        for name in (name for name in wanted if name in found):
+            (a, b) = (f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in (found[name], wanted[name]))
+            if a != b:
+                wrong.append(f"'{name}' is {a}, this model's is {b}")
+        if wrong:
+            more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+            raise UserError(f"{path}: weights of another model: {', '.join(wrong[:3])}{more}; {self._advice(path)}")
+
+    def _damaged(self, path: Path, reason: str) -> UserError:
+        if not path.exists():
+            return UserError(f"{path}: missing from this checkpoint; {self._advice(path)}")
+        return UserError(f"{path}: cannot be read, is it cut short or from elsewhere? ({reason}); {self._advice(path)}")
+
+    def _advice(self, path: Path) -> str:
+        """What to do about a file of a checkpoint that is of no use."""
+        others = [_step_name(s) for s in self.checkpoints if _step_name(s) not in (path.parent.name, path.stem)]
+        if not others:
+            return "put the file back that was there, or train anew with another --out"
+        return f"go on from {others[-1]} by writing that name into {self.path / 'latest'}"
+
+    def _log_lines(self) -> list[tuple[str, dict[str, Any]]]:
+        try:
+            lines = self.log_path.read_text().split("\n")
+        except FileNotFoundError:
+            return []
+        rows = []
+        for number, line in enumerate(lines[:-1], start=1):  # what follows the last line's end is cut short, or empty
+            where = f"{self.log_path}, line {number}"
+            row = parse_json(line, where)
+            if not isinstance(row, dict) or type(row.get("step")) is not int:
+                raise UserError(f"{where}: not a row of the log, it has no step; remove the line")
+            rows.append((line, row))
+        return rows
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is a run, be it one without a checkpoint."""
+    return (path / "system.json").is_file()
+
+
+def default_path(scene: str, recipe: str, now: datetime | None = None, root: Path = Path("runs")) -> Path:
+    """runs/lego-infonerf-20261121-0514, and -2, -3, ... where that is taken."""
+    names = (re.sub(r"[^\w.-]+", "-", name).strip("-.") for name in (scene, recipe))
+    stem = "-".join([*filter(None, names), f"{now or datetime.now():%Y%m%d-%H%M}"])
+    path, count = root / stem, 1
+    while path.exists():
+        count += 1
+        path = root / f"{stem}-{count}"
+    return path
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of every package that decides a number."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # run from a checkout that was not installed
+            found[name] = "not installed"
+    return found
+
+
+def _refuse_occupied(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path}: is a file; expected a folder for the run, choose another --out")
+    if not path.exists() or not any(path.iterdir()):
+        return
+    if not is_run(path):
+        raise UserError(f"{path}: this folder holds something else than a run; choose another --out, or empty it")
+    if any((path / "checkpoints").glob("step-*")):
+        raise UserError(f"{path}: holds a run with checkpoints; go on with --resume {path}, or choose another --out")
+
+
+def _user_files(recipe: Recipe) -> list[UserFile]:
+    """The users' files that a recipe's terms come from, each once; two different ones of one name are an error."""
+    found: dict[str, UserFile] = {}
+    for source in filter(None, map(user_file, recipe.terms.values())):
+        other = found.setdefault(source.path.name, source)
+        if other.sha256 != source.sha256:
+            raise UserError(
+                f"{source.path} and {other.path}: two files of one name; the run keeps both in one folder, rename one"
+            )
+    return list(found.values())
+
+
+def _read(path: Path, beside: set[str], cls: type) -> Any:
+    """A dataclass from a run's JSON file; keys of `beside` are read by others."""
+    plain = read_json(path)
+    if not isinstance(plain, dict):
+        raise Reader(str(path)).error(plain, cls, "")
+    format, rest = checked_format(plain, str(path))
+    own = {key: value for key, value in rest.items() if key not in beside}
+    return Reader(str(path), fill=format < FORMAT).read(own, cls)
+
+
+def _step_name(step: int) -> str:
+    return f"step-{step:06d}"
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return {key: _finite(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _all(file: Any, content: bytes) -> None:
+    file.write(content)

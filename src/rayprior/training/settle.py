@@ -1,0 +1,54 @@
+"""Settling: what a recipe leaves to the scene ('auto', None) becomes a value, once, before anything is built."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from rayprior.errors import UserError
+from rayprior.fields.grid import Grid
+from rayprior.fields.space import Space
+from rayprior.rendering.coarse import CoarseField
+from rayprior.rendering.density_grid import DensityGrid
+from rayprior.scenes.scene import Scene
+from rayprior.training.recipe import Recipe, SamplerConfig
+
+SAMPLES_A_STEP = 16_384  # more learn slower on a CPU, fewer are all overhead
+
+
+def settle(recipe: Recipe, scene: Scene) -> Recipe:
+    """The recipe with space, head, samples and rays decided: what the run saves, and all that its model depends on."""
+    space = _space(recipe.space, scene)
+    field = recipe.field
+    if isinstance(field, Grid) and field.head == "auto":
+        field = replace(field, head="sh" if space.kind == "box" else "feature")
+    sampler = recipe.sampler
+    if isinstance(sampler, DensityGrid) and sampler.samples is None:
+        sampler = replace(sampler, samples=16 if space.kind == "box" else 24)
+    photo = recipe.photo
+    if photo.rays is None:
+        photo = replace(photo, rays=SAMPLES_A_STEP // samples_a_ray(sampler))
+    return replace(recipe, space=space, field=field, sampler=sampler, photo=photo)
+
+
+def samples_a_ray(sampler: SamplerConfig) -> int:
+    """Evaluations of the finest field along a training ray."""
+    if isinstance(sampler, CoarseField):
+        return sampler.coarse + sampler.fine
+    assert sampler.samples is not None
+    return sampler.samples
+
+
+def _space(space: Space, scene: Scene) -> Space:
+    if space.kind == "auto":
+        return Space("box", scene.bounds.box) if scene.bounded else Space("contraction")
+    if space.kind == "box" and space.box is None:
+        return Space("box", scene.bounds.box)
+    if space.kind == "ndc" and space.ndc is None:
+        if not scene.forward_facing:
+            raise UserError(
+                f"{scene.path}: NDC is for captures whose cameras all look one way, and these do not; "
+                "leave --set space.kind at 'auto'"
+            )
+        (fx, fy), (width, height) = scene.cameras.focal_px[0].tolist(), scene.cameras.size[0].tolist()
+        return Space("ndc", ndc=(2 * fx / width, 2 * fy / height, 1.0))
+    return space

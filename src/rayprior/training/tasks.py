@@ -1,0 +1,123 @@
+"""Tasks: what one step of training means. `FitScene`: one model, one scene, any terms.
+
+A task owns its modules and optimiser and answers `losses(step, progress)`. It carries nothing from step to step but
+those: every consumer of randomness draws at step k from a generator seeded by (seed, k, its name), so a run resumes to
+the same bits, and arms of a study that differ in their terms see the same photographed rays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hashlib import blake2b
+
+import torch
+from torch import Generator, Tensor
+
+from rayprior.errors import UserError
+from rayprior.maths.schedules import has_schedule, resolve
+from rayprior.rendering.model import Model
+from rayprior.scenes.rays import Query
+from rayprior.scenes.scene import Background, Scene
+from rayprior.training.recipe import Recipe
+
+
+def generator_for(seed: int, step: int, name: str) -> Generator:
+    """The generator of one consumer at one step; on the CPU, so that every device draws the same."""
+    digest = blake2b(f"{seed}/{step}/{name}".encode(), digest_size=8).digest()
+    return Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+class FitScene:
+    """Fit one scene: ask, render once, judge. `terms_seen` counts the rays that each term judged last."""
+
+    def __init__(self, recipe: Recipe, scene: Scene, seed: int, device: torch.device) -> None:
+        self.recipe, self.seed, self.device = recipe, seed, device
+        self.scene = scene_for(recipe, scene)
+        torch.manual_seed(seed)
+        self.model = Model.build(recipe.field, recipe.sampler, recipe.space, recipe.compositing).to(device)
+        tables = {id(p) for p in self.model.field.tables()}
+        groups = [
+            {"params": [p for p in self.model.parameters() if id(p) in tables], "rate": "tables"},
+            {"params": [p for p in self.model.parameters() if id(p) not in tables], "rate": "lr"},
+        ]
+        adam = recipe.optimiser
+        self.optimiser = torch.optim.Adam(
+            [group for group in groups if group["params"]], betas=adam.betas, eps=adam.eps, fused=True
+        )
+        self._changes = has_schedule(recipe) or any(has_schedule(term) for term in recipe.terms.values())
+        self._now = recipe
+        self.rays_of_term: dict[str, int] = {}
+
+    def losses(self, step: int, progress: float) -> tuple[dict[str, Tensor], Tensor]:
+        """Each term's weighted loss by name, and the mean squared error of the photographed rays (detached)."""
+        recipe = self._resolved(step, progress)
+        self.model.refresh(step, generator_for(self.seed, step, "refresh"))
+        questions = self._ask(recipe, step)
+        together = Query.cat([Query(question.rays) for question in questions.values()]).rays.to(self.device)
+        seen = self.model.render(together, generator_for(self.seed, step, "sampler"))
+
+        parts, start = {}, 0
+        for name, question in questions.items():
+            parts[name] = (seen[start : start + len(question)], question.to(self.device).known)
+            start += len(question)
+        losses: dict[str, Tensor] = {}
+        for name, term in recipe.terms.items():
+            part, known = parts.get(name, parts["photo"])
+            self.rays_of_term[name] = len(part)
+            if len(part):  # an empty part is skipped and counted, never a mean of nothing
+                losses[name] = term.weight * term.loss(part, known)
+        photo, known = parts["photo"]
+        return losses, (photo.rgb.detach() - known["rgb"]).square().mean()
+
+    def step(self) -> None:
+        """Step the optimiser at the rates of the last `losses` and forget the gradients."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = getattr(self._now.optimiser, group["rate"])
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+
+    def _ask(self, recipe: Recipe, step: int) -> dict[str, Query]:
+        """The photographed rays first, then those of every term that has a question of its own."""
+        photo = recipe.photo
+        assert photo.rays is not None and not isinstance(photo.crop, type(None))
+        asked = {
+            "photo": self.scene.photo_rays(
+                photo.rays,
+                generator_for(self.seed, step, "photo"),
+                crop=photo.crop,  # type: ignore[arg-type]  # resolved: a number by now
+                one_picture=photo.one_picture,
+            )
+        }
+        for name, term in recipe.terms.items():
+            question = term.query(self.scene, generator_for(self.seed, step, name))
+            if question is not None:
+                asked[name] = question
+        return asked
+
+    def _resolved(self, step: int, progress: float) -> Recipe:
+        """The recipe of this step, schedules replaced by numbers; field and sampler see theirs."""
+        if self._changes:
+            self._now = resolve(self.recipe, step, progress)
+            self.model.field.config = self._now.field
+            self.model.sampler.config = self._now.sampler
+        return self._now
+
+    def state(self) -> dict[str, object]:
+        return {"optimiser": self.optimiser.state_dict()}
+
+    def load_state(self, state: Mapping[str, object]) -> None:
+        """The optimiser's state; UserError where it is not that of this model."""
+        try:
+            self.optimiser.load_state_dict(state["optimiser"])  # type: ignore[arg-type]
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"the checkpoint's optimiser is not that of this recipe ({error})") from None
+
+
+def scene_for(recipe: Recipe, scene: Scene) -> Scene:
+    """The scene on the recipe's background: of pictures with alpha, which is drawn per ray unless a colour is named."""
+    if recipe.background == "scene" or scene.pictures.values.shape[1] == 3:
+        return scene
+    if recipe.background == "random":
+        return scene.with_background(Background("random"))
+    value = 1.0 if recipe.background == "white" else 0.0
+    return scene.with_background(Background("colour", (value, value, value)))
