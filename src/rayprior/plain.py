@@ -95,7 +95,7 @@ def json_text(value: Any, indent: str = "", width: int = 100) -> str:
 def describe(annotation: Any) -> str:
     """What a value must be, in words. TypeError for a type that has no form in JSON."""
     members = _members(annotation)
-    if len(members) > 1:
+    if len(members) != 1:
         return " or ".join(describe(member) for member in members)
     member = members[0]
     simple = {int: "an integer", float: "a number", str: "a text", bool: "true or false", NoneType: "null"}
@@ -188,7 +188,8 @@ class Reader:
         try:
             return cls(**made)
         except (ValueError, UserError) as error:
-            raise UserError(f"{self.where}: '{path}' cannot be made: {error}") from None
+            what = f"'{path}' " if path else ""
+            raise UserError(f"{self.where}: {what}cannot be made: {error}") from None
 
     def _kind(self, value: dict[str, Any], classes: list[type], path: str) -> tuple[type, dict[str, Any]]:
         """The class that an object describes, and the object without its "kind"."""

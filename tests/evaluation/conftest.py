@@ -57,18 +57,23 @@ class SphereModel:
 
 
 def sphere_scene(
-    views: int = 8, size: tuple[int, int] = (40, 32), scale: float = 0.25, arc: float = 2 * pi, **changes
+    views: int = 8,
+    size: tuple[int, int] = (40, 32),
+    scale: float = 0.25,
+    arc: float = 2 * pi,
+    focal: float = 1.5,
+    **changes,
 ) -> Scene:
     """RGBA photographs and exact distances from a ring of cameras (an `arc` of it); every 4th view is a test view.
 
-    scale: working units per input unit: the default sphere has radius 2 in the capture's own unit.
+    focal: in picture heights. scale: working units per input unit; by default the ball has radius 2 in the latter.
     """
     width, height = size
     angle = torch.arange(views, dtype=torch.float64) * (arc / views)
     origins = torch.stack([2 * torch.cos(angle), 2 * torch.sin(angle), torch.full_like(angle, 0.7)], dim=1)
     cameras = Cameras(
         c2w=look_at(origins, torch.zeros(3, dtype=torch.float64), torch.tensor([0.0, 0, 1], dtype=torch.float64)),
-        focal_px=torch.full((views, 2), 1.5 * height, dtype=torch.float64),
+        focal_px=torch.full((views, 2), focal * height, dtype=torch.float64),
         centre_px=torch.tensor([[width / 2, height / 2]], dtype=torch.float64).expand(views, 2),
         size=torch.tensor([[width, height]]).expand(views, 2),
     )

@@ -10,11 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from rayprior.fields.mlp import Mlp, MlpField
-from rayprior.fields.space import Space
+from rayprior.fields.mlp import MlpField
+from rayprior.methods import nerf
 from rayprior.priors.photometric import Photometric
-from rayprior.rendering.coarse import CoarseField, CoarseFieldSampler
-from rayprior.rendering.compositing import Compositing
+from rayprior.rendering.coarse import CoarseFieldSampler
 from rayprior.rendering.model import Model
 from rayprior.scenes.rays import Rays
 
@@ -35,15 +34,14 @@ def tiny():
 
 
 def house(seed: int) -> Model:
-    """Vanilla NeRF at full size, as the recipe 'nerf' states it, in float64.
+    """The recipe 'nerf' at full size, in float64.
 
     A fresh network is nearly constant: its heads are turned up, so that half of space is empty and colours differ.
     """
     torch.manual_seed(seed)
-    config, space, how = Mlp(density="relu"), Space("free"), Compositing("left", opaque_tail=True)
-    sampler = CoarseField(*SAMPLES).build(config, space, how)
-    model = Model(config.build(space), sampler, space, how).double()
-    for field in (model.field, sampler.field):
+    model = Model.build(nerf.field, nerf.sampler, nerf.space, nerf.compositing).double()
+    assert isinstance(model.sampler, CoarseFieldSampler)
+    for field in (model.field, model.sampler.field):
         assert isinstance(field, MlpField)
         with torch.no_grad():
             raw = field.density_head(field.density(torch.randn(256, 3, dtype=torch.float64))[1])

@@ -106,7 +106,9 @@ def test_slab_at_an_angle():
 def test_planes_turn_and_end():
     wall = {"material": GREY, "at": (0.0, 0.0, 2.0), "turn_deg": (0.0, 60.0, 0.0)}  # tilted about y by 60 degrees
     right = unit(vectors([0.1, 0, 1]))
-    expected = 2 * cos(radians(60)) / (right @ vectors(tan(radians(60)), 0, 1) * cos(radians(60)))  # n.(o + t d - a) = 0
+    expected = (
+        2 * cos(radians(60)) / (right @ vectors(tan(radians(60)), 0, 1) * cos(radians(60)))
+    )  # n.(o + t d - a) = 0
     for shape in (Plane(), Disc(3.0), Rectangle((3.0, 3.0))):
         distance, _ = nearest(World((Object("wall", shape, **wall),)), vectors([0, 0, 0]), right)
         assert float(distance) == pytest.approx(float(expected))
@@ -154,7 +156,7 @@ def test_hits_against_a_dense_march(name):
     assert not (marched.isfinite() & ~exact.isfinite()).any()
 
 
-def test_nearest_of_many_is_the_least_of_each(small):
+def test_nearest_of_many_is_the_least_of_each():
     world = synthetic_world("still-life")
     origins, directions = random_rays(500)
     distance, which = nearest(world, origins, directions)
@@ -178,7 +180,9 @@ def test_normals_are_unit_face_the_ray_and_match_the_distance(name, small):
     assert (towards < 0).all()
     points = scene.cameras.origins[0] + directions * hit.distance[:, None]
     shift = vectors([1e-4, -2e-4, 1.5e-4])
-    moved, which = nearest(world, (scene.cameras.origins[0] + shift).expand_as(directions), directions)  # shift = a + (n.shift / n.d) d
+    moved, which = nearest(
+        world, (scene.cameras.origins[0] + shift).expand_as(directions), directions
+    )  # shift = a + (n.shift / n.d) d
     expected = -(hit.normal @ shift[0]) / (hit.normal * directions).sum(dim=1)
     same = hit.found & (which == hit.object) & ((hit.normal * directions).sum(dim=1) < -0.3)
     error = (moved - hit.distance - expected)[same].abs()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from math import ceil, floor, isfinite, log10
 
-WIDTH, HEIGHT = 540, 270
+WIDTH, HEIGHT = 400, 250
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 30, 34
 MOST_POINTS = 240
 SMOOTH = 0.04  # the bold curve is a mean over this share of the points on either side
@@ -55,7 +55,7 @@ def line_chart(
     values = [y for _, points in drawn for _, y in points]
     if level is not None and (level[0] > 0 or not log):
         values.append(level[0])
-    across = linear_axis(0, max(x for _, points in drawn for x, _ in points), tight=True)
+    across = linear_axis(0, max(max(s.x) for s in series if s.x), tight=True)
     up = log_axis(min(values), max(values)) if log else linear_axis(min(values), max(values))
     parts = [_grid(across, up, x_label, top)]
     if level is not None:
@@ -173,7 +173,7 @@ def _level(up: Axis, value: float, text: str) -> str:
     y = _y(up, value)
     return (
         f'<line class="level" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        f'<text class="level" x="{WIDTH - RIGHT}" y="{y - 5:.1f}" text-anchor="end">{escape(text)}</text>'
+        f'<text class="level" x="{LEFT + 4}" y="{y - 6:.1f}">{escape(text)}</text>'
     )
 
 

@@ -82,7 +82,7 @@ def evaluate(
         lpips: 'auto': AlexNet where its weights are on this machine, else null and the reason; 'alex' and 'vgg' are
             explicit requests; 'none' leaves it out.
         weights: folder of LPIPS weights (default RAYPRIOR_WEIGHTS).
-        overridden: what the user set by hand (near, far, ...): it stands in the protocol.
+        overridden: what the user set by hand (near, far, ...): it stands in the protocol; default the scene's `opened`.
         keep: for how many views pictures are kept.
         on_progress: called with (views done, views in all, the view just scored).
 
@@ -110,7 +110,7 @@ def evaluate(
             on_progress(done, len(views), view)
     names = [scene.names[index] for index in views]
     return Evaluation(
-        protocol=_protocol(scene, shown, views, masks, judge, why, overridden or {}),
+        protocol=_protocol(scene, shown, views, masks, judge, why, scene.opened if overridden is None else overridden),
         mean=_mean(rows, counts),
         views=[{"name": name, **row} for name, row in zip(names, rows)],
         kept=tuple(kept),

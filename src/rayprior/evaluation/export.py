@@ -92,6 +92,7 @@ def shown(picture: Picture, show: Show, span: Span) -> Frame:
 
 
 def side_by_side(frames: Sequence[Frame]) -> Frame:
+    """Pictures of one height in a row."""
     return np.concatenate(frames, axis=1)
 
 
@@ -136,6 +137,7 @@ def write_frames(folder: Path, frames: Iterable[Frame]) -> None:
 
 
 def write_png(path: Path, image: Image.Image, notes: dict[str, str] | None = None) -> None:
+    """One picture; `notes` become its text chunks."""
     text = PngInfo()
     for key, value in (notes or {}).items():
         text.add_text(key, value)
@@ -145,9 +147,7 @@ def write_png(path: Path, image: Image.Image, notes: dict[str, str] | None = Non
 def _animation(file: BinaryIO, frames: Iterable[Frame], format: str, fps: float, quality: int = 88) -> None:
     first, *others = [Image.fromarray(frame) for frame in frames]
     how: dict[str, Any] = {"quality": quality, "method": 4} if format == "webp" else {"optimize": False, "disposal": 1}
-    first.save(
-        file, format.upper(), save_all=True, append_images=others, duration=round(1000 / fps), loop=0, **how
-    )
+    first.save(file, format.upper(), save_all=True, append_images=others, duration=round(1000 / fps), loop=0, **how)
 
 
 def _mp4(file: BinaryIO, frames: Iterable[Frame], fps: float) -> None:

@@ -126,8 +126,8 @@ def span_of_path(model: Renders, scene: Scene, cameras: Cameras) -> Span:
 def distance_colours(picture: Picture, span: Span) -> UInt8[np.ndarray, "h w 3"]:
     """Distance in colour; what is see-through fades to black."""
     shade = span.brightness(picture.distance)
-    colour = torch.from_numpy(ramp("distance"))[(shade * 255).round().long()].float() / 255
-    return to_bytes(colour * picture.opacity.clamp(0, 1)[:, :, None])
+    colour = ramp("distance")[(shade * 255).round().long().numpy()] * picture.opacity.clamp(0, 1)[:, :, None].numpy()
+    return np.rint(colour).astype(np.uint8)
 
 
 def error_colours(rendering: Float[Tensor, "h w 3"], truth: Float[Tensor, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
@@ -137,6 +137,7 @@ def error_colours(rendering: Float[Tensor, "h w 3"], truth: Float[Tensor, "h w 3
 
 
 def grey(share: Float[Tensor, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """A share from 0 (black) to 1 (white)."""
     return to_bytes(share[:, :, None].expand(-1, -1, 3))
 
 

@@ -38,13 +38,13 @@ NUMBERS = {
     "ssim_reflect": ("SSIM, reflected", "", "{:.3f}"),
     "ms_ssim": ("MS-SSIM", "", "{:.3f}"),
     "lpips": ("LPIPS", "", "{:.3f}"),
-    "distance_mae": ("Distance MAE", "", "{:.3g}"),
-    "distance_rmse": ("Distance RMSE", "", "{:.3g}"),
+    "distance_mae": ("Distance MAE", "", "{:#.3g}"),
+    "distance_rmse": ("Distance RMSE", "", "{:#.3g}"),
     "distance_abs_rel": ("Distance AbsRel", "", "{:.4f}"),
     "distance_delta_1.25": ("Distance δ 1.25", "", "{:.3f}"),
     "floater_share": ("Floaters", "%", "{:.2%}"),
 }
-TILES = ("psnr", "ssim", "lpips", "ms_ssim", "distance_abs_rel", "distance_delta_1.25", "floater_share")
+TILES = ("psnr", "psnr_pooled", "ssim", "lpips", "ms_ssim", "distance_abs_rel", "distance_delta_1.25", "floater_share")
 
 
 def write_report(
@@ -68,8 +68,8 @@ def write_report(
         title, about: the heading and a sentence under it.
         command: what was typed. machine: one line. facts: more pairs for the head (seed, steps, parameters, ...).
         evaluation: numbers, protocol and kept pictures; None where nothing was held out.
-        expects: the published number that the recipe must reach, or why there is none.
-        log: rows of log.jsonl with step, seconds, and any of psnr, loss, terms, rays_per_second.
+        expects: a sentence on the published number that the recipe must reach, or why there is none.
+        log: rows of log.jsonl: step, seconds, and any of psnr, losses (weighted, by term), rays (a step's, by asker).
         recipe: everything that decided the training, as JSON knows it.
         film: an animated WebP, GIF or MP4. snapshots: (label, frame) of training.
 
@@ -146,7 +146,7 @@ def _hero(evaluation: Evaluation | None, film: bytes | None, expects: str) -> st
         f"Mean of {views} held-out view{'s' * (views != 1)} of split {evaluation.protocol.get('split', '')}, "
         f"{', '.join(evaluation.protocol.get('resolution', []))}."
     )
-    note = escape(made + (f" Published: {expects}." if expects else ""))
+    note = escape(f"{made} {expects[:1].upper()}{expects[1:].rstrip('.')}." if expects else made)
     scores = f'<div class="scores"><dl class="tiles">{"".join(tiles)}</dl><p class="note">{note}</p></div>'
     return f'<section class="hero">{moving}{scores}</section>'
 
@@ -154,7 +154,8 @@ def _hero(evaluation: Evaluation | None, film: bytes | None, expects: str) -> st
 def _numbers(evaluation: Evaluation | None) -> str:
     if evaluation is None:
         return ""
-    keys = [key for key in NUMBERS if evaluation.mean.get(key) is not None or key == "psnr"]
+    whole = {"psnr_pooled"}  # of all views together: no view has it
+    keys = [k for k in NUMBERS if k == "psnr" or (evaluation.mean.get(k) is not None and k not in whole)]
     head = "".join(f"<th>{NUMBERS[key][0]}{' dB' if NUMBERS[key][1] == 'dB' else ''}</th>" for key in keys)
     mean = _row("Mean", evaluation.mean, keys, kind=' class="mean"')
     rows = [_row(row["name"], row, keys) for row in evaluation.views]
@@ -289,10 +290,11 @@ def _curves(log: Sequence[Mapping[str, Any]], test_psnr: float | None) -> str:
     level = None
     if test_psnr is not None and isfinite(test_psnr):
         level = (test_psnr, f"held-out views {test_psnr:.2f}")
+    quality = Series("psnr", seconds, [_real(row.get("psnr")) for row in rows])
     charts = [
-        line_chart("PSNR of training rays, dB", [_series(rows, seconds, "psnr")], x_label="s", top=marks, level=level),
+        line_chart("PSNR of training rays, dB", [quality], x_label="s", top=marks, level=level),
         line_chart("Loss", _losses(rows, seconds), x_label="s", top=marks, log=True),
-        line_chart("Rays per second", [_series(rows, seconds, "rays_per_second")], x_label="s", top=marks),
+        line_chart("Rays per second", [_speed(rows, seconds)], x_label="s", top=marks),
     ]
     if not any(charts):
         return ""
@@ -302,16 +304,22 @@ def _curves(log: Sequence[Mapping[str, Any]], test_psnr: float | None) -> str:
     )
 
 
-def _series(rows: Sequence[Mapping[str, Any]], seconds: list[float], key: str) -> Series:
-    return Series(key, seconds, [_real(row.get(key)) for row in rows])
-
-
 def _losses(rows: Sequence[Mapping[str, Any]], seconds: list[float]) -> list[Series]:
     """The total, and each term where there are several."""
-    names = list(dict.fromkeys(name for row in rows for name in row.get("terms") or {}))
-    terms = [Series(name, seconds, [_real((row.get("terms") or {}).get(name)) for row in rows]) for name in names]
-    total = Series("total", seconds, [_real(row.get("loss")) for row in rows])
-    return [total, *terms] if len(terms) > 1 else [total]
+    losses = [{name: _real(value) for name, value in (row.get("losses") or {}).items()} for row in rows]
+    names = list(dict.fromkeys(name for row in losses for name in row))
+    totals = [sum(v for v in row.values() if v is not None) if row else None for row in losses]
+    terms = [Series(name, seconds, [row.get(name) for row in losses]) for name in names]
+    return [Series("total", seconds, totals), *(terms if len(terms) > 1 else [])]
+
+
+def _speed(rows: Sequence[Mapping[str, Any]], seconds: list[float]) -> Series:
+    """Rays a second from row to row."""
+    speed: list[float | None] = []
+    for before, row, passed in zip(rows, rows[1:], np.diff(seconds)):
+        steps, rays = row["step"] - before["step"], sum((row.get("rays") or {}).values())
+        speed.append(steps * rays / passed if passed > 0 and rays else None)
+    return Series("rays per second", seconds[1:], speed)
 
 
 def _real(value: Any) -> float | None:

@@ -25,9 +25,7 @@ REVERSAL_ROUNDS = 10
 FULL_CIRCLE_GAP_DEG = 100.0  # cameras that leave a larger gap than this did not walk around their subject
 
 
-def camera_path(
-    path: str, scene: Scene, frames: int | None = None, size: tuple[int, int] | None = None
-) -> Cameras:
+def camera_path(path: str, scene: Scene, frames: int | None = None, size: tuple[int, int] | None = None) -> Cameras:
     """Cameras of a named path (orbit, spiral, interpolate, train, test) or of a JSON file, in working units.
 
     frames: how many; default 60, or as many as the views or the file have (then others are picked or interpolated).
@@ -80,7 +78,7 @@ def orbit(scene: Scene, frames: int) -> Float[Tensor, "n 3 4"]:
 
 
 def spiral(scene: Scene, frames: int) -> Float[Tensor, "n 3 4"]:
-    """The path of LLFF (Mildenhall et al. 2019): two turns around the average pose, moving in and out, looking at one
+    """The path of LLFF (Mildenhall et al. 2019): two turns around a middle pose, moving in and out, looking at one
     point in front. Radii are the 90th percentile of the cameras' offsets."""
     return _sway(scene, frames, turns=2, push=0.5)
 
@@ -111,23 +109,24 @@ def _own_views(scene: Scene, which: str, frames: int | None, size: tuple[int, in
 
 
 def _sway(scene: Scene, frames: int, turns: int, push: float) -> Tensor:
-    """An ellipse (or spiral, with `push` in and out) around the average pose, looking at one point ahead."""
+    """An ellipse (or spiral, with `push` in and out) around a middle pose, looking at one point ahead.
+
+    The middle of a forward-facing capture is its average pose, as in LLFF. Elsewhere an average may lie inside the
+    subject: there it is the training camera with the shortest way to all others, and the ellipse is kept small.
+    """
     c2w = _train(scene).c2w
-    if c2w[:, :, 2].mean(dim=0).norm() < 0.05:
-        raise UserError(
-            f"{scene.path or scene.name}: the cameras look in all directions, so there is no average view to circle "
-            f"about; choose --path interpolate"
-        )
-    centre = average_pose(c2w)
+    centre = average_pose(c2w) if scene.forward_facing else c2w[int(_travel(c2w).sum(dim=1).argmin())]
     rotation, origin = centre[:, :3], centre[:, 3]
-    local = (c2w[:, :, 3] - origin) @ rotation  # (n, 3) offsets in the axes of the average camera
+    local = (c2w[:, :, 3] - origin) @ rotation  # (n, 3) offsets in the axes of the middle camera
     radii = torch.quantile(local.abs(), 0.9, dim=0)
-    near, far = scene.bounds.near, scene.bounds.far
-    ahead = 1 / (0.25 / near + 0.75 / far)  # LLFF: between the ends, three quarters of the way in inverse distance
+    ahead = 1 / (0.25 / scene.bounds.near + 0.75 / scene.bounds.far)  # LLFF: three quarters along inverse distance
+    if not scene.forward_facing:
+        focus = float((focus_point(c2w) - origin) @ rotation[:, 2])
+        ahead = focus if scene.inward and focus > 0 else max(ahead, float(radii.max()))
+        radii = radii.clamp_max(ahead / 4)
     angle = torch.arange(frames, dtype=torch.float64) * (2 * pi * turns / frames)
     path = torch.stack([torch.cos(angle), -torch.sin(angle), -torch.sin(angle * push)], dim=1) * radii
-    target = origin + rotation[:, 2] * ahead
-    return look_at(origin + path @ rotation.T, target, -rotation[:, 1])
+    return look_at(origin + path @ rotation.T, origin + rotation[:, 2] * ahead, -rotation[:, 1])
 
 
 def _orbit_angles(seen: Float[Tensor, "n"], frames: int) -> Float[Tensor, "m"]:

@@ -1,0 +1,1 @@
+"""What is where: positions -> density and a feature, feature and direction -> colour."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+from itertools import product
 from math import pi, sqrt
 
 import torch
@@ -23,29 +25,39 @@ def frequency(x: Float[Tensor, "*b d"], octaves: int) -> Float[Tensor, "*b e"]:
 
 
 def spherical_harmonics(d: Float[Tensor, "*b 3"], degree: int) -> Float[Tensor, "*b n"]:
-    """Real orthonormal spherical harmonics of degrees 0..`degree` (at most 3): (degree + 1)^2 numbers a unit direction.
+    """Real orthonormal spherical harmonics of degrees 0..`degree` (at most 3) at unit directions: (degree + 1)^2 numbers.
 
     Order l = 0, 1, ..., m = -l..l within each; signs without the Condon-Shortley phase.
     """
     if not 0 <= degree <= 3:
         raise ValueError(f"spherical harmonics are written out for degrees 0 to 3, not {degree}")
-    x, y, z = d.unbind(dim=-1)
-    basis = [torch.full_like(x, sqrt(1 / (4 * pi)))]
+    monomials = [torch.ones_like(d[..., :1]), d]
+    for _ in range(degree - 1):  # products of the last degree with x, y, z: 9, then 27 columns
+        monomials.append((monomials[-1][..., :, None] * d[..., None, :]).flatten(start_dim=-2))
+    return torch.cat(monomials[: degree + 1], dim=-1) @ _harmonics(degree).to(d)
+
+
+@cache
+def _harmonics(degree: int) -> Float[Tensor, "monomials n"]:
+    """The harmonics as polynomials: coefficients of 1; x, y, z; xx, xy, ..., zz; xxx, xxy, ..., zzz (powers by axis)."""
+    columns: list[dict[str, float]] = [{"": sqrt(1 / (4 * pi))}]
     if degree >= 1:
         one = sqrt(3 / (4 * pi))
-        basis += [one * y, one * z, one * x]
+        columns += [{"y": one}, {"z": one}, {"x": one}]
     if degree >= 2:
         two = sqrt(15 / (4 * pi))
-        basis += [two * x * y, two * y * z, two / sqrt(12) * (3 * z * z - 1), two * x * z, two / 2 * (x * x - y * y)]
+        columns += [{"xy": two}, {"yz": two}, {"zz": two * sqrt(3) / 2, "": -two / sqrt(12)}, {"xz": two}]
+        columns += [{"xx": two / 2, "yy": -two / 2}]
     if degree >= 3:
         outer, middle, inner = sqrt(35 / (32 * pi)), sqrt(105 / (4 * pi)), sqrt(21 / (32 * pi))
-        basis += [
-            outer * y * (3 * x * x - y * y),
-            middle * x * y * z,
-            inner * y * (5 * z * z - 1),
-            sqrt(7 / (16 * pi)) * z * (5 * z * z - 3),
-            inner * x * (5 * z * z - 1),
-            middle / 2 * z * (x * x - y * y),
-            outer * x * (x * x - 3 * y * y),
+        columns += [
+            {"xxy": 3 * outer, "yyy": -outer},
+            {"xyz": middle},
+            {"yzz": 5 * inner, "y": -inner},
+            {"zzz": 5 * sqrt(7 / (16 * pi)), "z": -3 * sqrt(7 / (16 * pi))},
+            {"xzz": 5 * inner, "x": -inner},
+            {"xxz": middle / 2, "yyz": -middle / 2},
+            {"xxx": outer, "xyy": -3 * outer},
         ]
-    return torch.stack(basis, dim=-1)
+    rows = [""] + ["".join(axes) for n in range(1, degree + 1) for axes in product("xyz", repeat=n)]
+    return torch.tensor([[column.get(row, 0.0) for column in columns] for row in rows], dtype=torch.float64)

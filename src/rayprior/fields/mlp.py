@@ -73,7 +73,7 @@ class MlpField(Field):
         raw = self.density_head(h)[..., 0]
         std = self.config.noise_std
         if generator is not None and std:
-            assert not isinstance(std, Schedule), "the training loop puts a config with numbers in the place of schedules"
+            assert not isinstance(std, Schedule), "schedules are resolved by the training loop"
             noise = torch.randn(raw.shape, generator=generator, device=generator.device, dtype=raw.dtype)
             raw = raw + std * noise.to(raw.device)
         return (F.relu(raw) if self.config.density == "relu" else F.softplus(raw - 1)), h

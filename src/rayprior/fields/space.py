@@ -76,9 +76,7 @@ class Space:
         assert self.ndc is not None
         return (self.ndc[2] / (1 - s) - origins[:, 2:]) / directions[:, 2:].clamp_min(1e-6)
 
-    def reach(
-        self, near: Float[Tensor, "r"], far: Float[Tensor, "r"]
-    ) -> tuple[Float[Tensor, "r"], Float[Tensor, "r"]]:
+    def reach(self, near: Float[Tensor, "r"], far: Float[Tensor, "r"]) -> tuple[Float[Tensor, "r"], Float[Tensor, "r"]]:
         """Where sampling starts and ends, as coordinates along the ray.
 
         NDC ignores the rays' own bounds: it reaches from the near plane to infinity, of which `NDC_REACH` is the finite

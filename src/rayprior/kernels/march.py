@@ -23,6 +23,7 @@ def spaced(t: Tensor) -> Tensor:
 
 
 def unspaced(s: Tensor) -> Tensor:
+    """The inverse of `spaced`."""
     return torch.where(s <= 0.5, 2 * s, 0.5 / (1 - s).clamp_min(1e-6))
 
 
@@ -38,7 +39,8 @@ def march_reference(
     cap: float,
     uniform: float,
 ) -> Float[Tensor, "r n+1"]:
-    """Edges at the quantiles u of the grid's histogram; bins are even in t for a box, in `spaced` t else."""
+    """Edges at the quantiles u of the grid's histogram, the outer two on near and far; bins are even in t for a box, in
+    `spaced` t else."""
     even = torch.linspace(0, 1, bins + 1, device=near.device, dtype=near.dtype)
     start, stop = (near, far) if box is not None else (spaced(near), spaced(far))
     s = start[:, None] + (stop - start)[:, None] * even
@@ -56,7 +58,8 @@ def march_reference(
     share = torch.where(total > 1e-8, (1 - uniform) / total.clamp_min(1e-8), torch.zeros_like(total))
     rest = torch.where(total > 1e-8, uniform, torch.ones_like(total))
     edges = stepfun.quantile(s, weights * share + rest / bins, u)
-    return edges if box is not None else unspaced(edges)
+    edges = edges if box is not None else unspaced(edges)
+    return torch.cat([near[:, None], edges[:, 1:-1], far[:, None]], dim=1)
 
 
 @njit(parallel=True, fastmath=True, cache=True, nogil=True)
@@ -112,7 +115,8 @@ def _march(parts, origins, directions, near, far, u, grid, low, inverse, contrac
                 share, rest = (one - uniform) / total, uniform / np.float32(bins)
             b, below = 0, np.float32(0)
             mass = weights[0] * share + rest
-            for n in range(u.shape[1]):
+            edges[r, 0], edges[r, u.shape[1] - 1] = near[r], far[r]
+            for n in range(1, u.shape[1] - 1):
                 target = u[r, n]
                 while below + mass < target and b < bins - 1:
                     below += mass
@@ -136,7 +140,8 @@ def march(
     cap: float,
     uniform: float,
 ) -> Float[Tensor, "r n+1"]:
-    """Edges at the quantiles u (ascending in each ray) of the grid's capped and padded histogram. No gradients."""
+    """Edges at the quantiles u (ascending in each ray) of the grid's capped and padded histogram, the outer two on near
+    and far whatever u says. No gradients."""
     if grid.is_cuda or origins.dtype != torch.float32:
         return march_reference(origins, directions, near, far, u, grid, box, bins, cap, uniform)
     low = np.zeros(3, np.float32) if box is None else np.array(box.low, np.float32)

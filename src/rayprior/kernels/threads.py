@@ -13,4 +13,5 @@ def set_threads(count: int) -> None:
 
 
 def threads() -> int:
+    """How many threads kernels use now."""
     return numba.get_num_threads()

@@ -19,6 +19,7 @@ def opencv_from_llff(c2w: Float[Tensor, "n 3 4"]) -> Float[Tensor, "n 3 4"]:
 
 
 def llff_from_opencv(c2w: Float[Tensor, "n 3 4"]) -> Float[Tensor, "n 3 4"]:
+    """OpenCV (right, down, forward) -> LLFF columns (down, right, backward)."""
     return opencv_from_llff(c2w)  # swapping two columns and negating the third undoes itself
 
 

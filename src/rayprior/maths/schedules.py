@@ -7,6 +7,7 @@ Any number of a recipe may be a `Schedule`. Once a step the training loop replac
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from math import exp, log
 from typing import Any, Literal, TypeVar
@@ -48,24 +49,33 @@ class Schedule:
         return v0 + share * (v1 - v0)
 
 
-def has_schedule(value: Any) -> bool:
-    """Whether a (nested) dataclass or tuple holds a schedule anywhere."""
+def resolver(value: T) -> Callable[[int, float], T] | None:
+    """What gives `value` at a (step, progress) with every schedule inside it replaced by its number; None where there
+    is none. Looks into dataclasses, tuples and mappings once, so that a step pays for its schedules alone."""
     if isinstance(value, Schedule):
-        return True
+        return value.at  # type: ignore[return-value]
     if isinstance(value, tuple):
-        return any(has_schedule(item) for item in value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return any(has_schedule(getattr(value, field.name)) for field in fields(value))
-    return False
+        inside = list(enumerate(value))
+    elif isinstance(value, Mapping):
+        inside = list(value.items())
+    elif is_dataclass(value) and not isinstance(value, type):
+        inside = [(field.name, getattr(value, field.name)) for field in fields(value) if field.init]
+    else:
+        return None
+    changing = {key: found for key, item in inside if (found := resolver(item)) is not None}
+    if not changing:
+        return None
+
+    def at(step: int, progress: float) -> Any:
+        now = {key: found(step, progress) for key, found in changing.items()}
+        if isinstance(value, tuple):
+            return tuple(now.get(key, item) for key, item in inside)
+        return {**value, **now} if isinstance(value, Mapping) else replace(value, **now)  # type: ignore[type-var]
+
+    return at
 
 
 def resolve(value: T, step: int, progress: float) -> T:
     """`value` with every schedule inside it replaced by its number at this step."""
-    if isinstance(value, Schedule):
-        return value.at(step, progress)  # type: ignore[return-value]
-    if isinstance(value, tuple):
-        return tuple(resolve(item, step, progress) for item in value)  # type: ignore[return-value]
-    if is_dataclass(value) and not isinstance(value, type) and has_schedule(value):
-        changed = {f.name: resolve(getattr(value, f.name), step, progress) for f in fields(value) if f.init}
-        return replace(value, **changed)
-    return value
+    at = resolver(value)
+    return value if at is None else at(step, progress)

@@ -1,8 +1,8 @@
 """Histograms on a line: bin edges t (..., S+1), non-decreasing, and weights w (..., S) >= 0, one a bin.
 
-The language of this file, and of all that build on it: m midpoints, `widths` of bins, `cdf` the running sum of w from 0,
-`mass` its total (the opacity of a ray, at most 1). Inside a bin mass is spread evenly. Functions know nothing of rays;
-all are differentiable in w, and in t where it makes sense.
+The language of this file, and of all that build on it: m midpoints, `widths` of bins, `cdf` the running sum of w from
+0, `mass` its total (the opacity of a ray, at most 1). Inside a bin mass is spread evenly. Functions know nothing of
+rays; all are differentiable in w, and in t where it makes sense.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ TINY = 1e-10
 
 
 def midpoints(t: Float[Tensor, "*b S+1"]) -> Float[Tensor, "*b S"]:
+    """The middle of each bin."""
     return 0.5 * (t[..., 1:] + t[..., :-1])
 
 
 def widths(t: Float[Tensor, "*b S+1"]) -> Float[Tensor, "*b S"]:
+    """The length of each bin."""
     return t[..., 1:] - t[..., :-1]
 
 
@@ -54,7 +56,9 @@ def quantile(t: Float[Tensor, "*b S+1"], w: Float[Tensor, "*b S"], q: Float[Tens
     empty = mass <= TINY
     flat = cdf(widths(t))
     running = torch.where(empty, flat / flat[..., -1:].clamp_min(TINY), running / mass.clamp_min(TINY)).contiguous()
-    index = torch.searchsorted(running, q.clamp(0, 1).contiguous(), right=True).clamp(1, t.shape[-1] - 1)
+    index = torch.searchsorted(running, q.clamp(0, 1).contiguous(), right=True)
+    last = torch.searchsorted(running, running[..., -1:].contiguous())  # q = 1 ends with the last bin that has mass
+    index = torch.minimum(index, last).clamp(1, t.shape[-1] - 1)
     low, high = running.gather(-1, index - 1), running.gather(-1, index)
     left, right = t.gather(-1, index - 1), t.gather(-1, index)
     share = ((q - low) / (high - low).clamp_min(TINY)).clamp(0, 1)
@@ -62,6 +66,7 @@ def quantile(t: Float[Tensor, "*b S+1"], w: Float[Tensor, "*b S"], q: Float[Tens
 
 
 def median(t: Float[Tensor, "*b S+1"], w: Float[Tensor, "*b S"]) -> Float[Tensor, "*b"]:
+    """Where half of the mass lies in front."""
     half = torch.full((*w.shape[:-1], 1), 0.5, dtype=w.dtype, device=w.device)
     return quantile(t, w, half)[..., 0]
 
@@ -76,14 +81,17 @@ def sample(t: Float[Tensor, "*b S+1"], w: Float[Tensor, "*b S"], u: Float[Tensor
     return quantile(t.detach(), w.detach(), u)
 
 
-def mass_before(t: Float[Tensor, "*b S+1"], w: Float[Tensor, "*b S"], x: Float[Tensor, "*b n"]) -> Float[Tensor, "*b n"]:
-    """The integral of the histogram from its start up to x."""
+def mass_before(
+    t: Float[Tensor, "*b S+1"], w: Float[Tensor, "*b S"], x: Float[Tensor, "*b n"], inclusive: bool = True
+) -> Float[Tensor, "*b n"]:
+    """The integral of the histogram from its start up to x; `inclusive`: with bins of no width that stand at x."""
     running = cdf(w)
-    index = torch.searchsorted(t.contiguous(), x.contiguous(), right=True).clamp(1, t.shape[-1] - 1)
+    index = torch.searchsorted(t.contiguous(), x.contiguous(), right=inclusive).clamp(1, t.shape[-1] - 1)
     left, right = t.gather(-1, index - 1), t.gather(-1, index)
     low, high = running.gather(-1, index - 1), running.gather(-1, index)
     share = ((x - left) / (right - left).clamp_min(TINY)).clamp(0, 1)
-    return low + share * (high - low)
+    whole = x >= right if inclusive else (x > right) | ((x == right) & (right > left))
+    return low + torch.where(whole, torch.ones_like(share), share) * (high - low)
 
 
 def resample(
@@ -131,17 +139,18 @@ def entropy(w: Float[Tensor, "*b S"]) -> Float[Tensor, "*b"]:
 
 
 def wasserstein(
-    t: Float[Tensor, "*b S+1"], w: Float[Tensor, "*b S"], other_t: Float[Tensor, "*b n+1"], other_w: Float[Tensor, "*b n"]
+    t: Float[Tensor, "*b S+1"],
+    w: Float[Tensor, "*b S"],
+    other_t: Float[Tensor, "*b n+1"],
+    other_w: Float[Tensor, "*b n"],
 ) -> Float[Tensor, "*b"]:
     """1-Wasserstein distance of two normalised histograms: the area between their running sums."""
     edges = torch.cat([t, other_t], dim=-1).sort(dim=-1).values
-    ends = _share_before(t, w, edges) - _share_before(other_t, other_w, edges)  # linear between the edges
-    left, right = ends[..., :-1], ends[..., 1:]
+    p, q = (v / v.sum(dim=-1, keepdim=True).clamp_min(TINY) for v in (w, other_w))
+    start, end = edges[..., :-1].contiguous(), edges[..., 1:].contiguous()  # between them both sums are straight
+    left = mass_before(t, p, start) - mass_before(other_t, q, start)
+    right = mass_before(t, p, end, inclusive=False) - mass_before(other_t, q, end, inclusive=False)
     same = left * right >= 0
     straight = 0.5 * (left.abs() + right.abs())
     crossing = 0.5 * (left.square() + right.square()) / (left.abs() + right.abs()).clamp_min(TINY)
     return (torch.where(same, straight, crossing) * widths(edges)).sum(dim=-1)
-
-
-def _share_before(t: Tensor, w: Tensor, x: Tensor) -> Tensor:
-    return mass_before(t, w / w.sum(dim=-1, keepdim=True).clamp_min(TINY), x)

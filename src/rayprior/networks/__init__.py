@@ -1,0 +1,1 @@
+"""Plain image networks: critic, refiner, image encoder, descriptors. Nothing above is imported."""

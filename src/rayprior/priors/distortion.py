@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from rayprior.maths import stepfun
+from rayprior.kernels.distortion import distortion
 from rayprior.priors.term import Prior
 from rayprior.rendering.rendering import Rendering
 
@@ -16,11 +17,12 @@ from rayprior.rendering.rendering import Rendering
 class Distortion(Prior):
     """Mean over rays of sum_ij w_i w_j |m_i - m_j| + 1/3 sum w_i^2 width_i.
 
-    Distances are normalised as s = t / (1 + t), so that far bins of unbounded scenes do not outweigh near ones.
+    Distances are contracted first, t up to 1 and 2 - 1/t beyond, as space is: far bins of unbounded scenes would
+    outweigh all others.
     """
 
     weight: float = 1e-3
 
     def loss(self, seen: Rendering, known: Mapping[str, Tensor]) -> Tensor:
         t = seen.distribution.t
-        return stepfun.distortion(t / (1 + t), seen.distribution.w).mean()
+        return distortion(torch.where(t < 1, t, 2 - 1 / t), seen.distribution.w).mean()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import linecache
 import re
 import sys
 import traceback
@@ -33,7 +32,7 @@ _FILE_SPEC = re.compile(r"(?P<file>.+?\.py)(?::(?P<cls>[^:]*))?(?::(?P<options>.
 
 @dataclass(frozen=True)
 class UserFile:
-    """A file of the user's as it was when it was imported."""
+    """A file of the user's as it was when it was imported; `path` as it was typed."""
 
     path: Path
     text: bytes
@@ -89,7 +88,7 @@ def options_text(cls: type[Term]) -> str:
 
 
 def import_file(path: Path) -> ModuleType:
-    """Run a user's file as a module of its own name; the same text twice is the same module.
+    """Run a user's file as a module of its own name; the same file with the same text is run once.
 
     UserError with the file's own line for whatever goes wrong in it.
     """
@@ -100,25 +99,26 @@ def import_file(path: Path) -> ModuleType:
             f"{path}: cannot be read ({error.strerror}); expected a Python file, as in --prior ./sky.py:EmptySky"
         ) from None
     sha256 = hashlib.sha256(text).hexdigest()
-    name = f"rayprior_user_{sha256[:16]}"
+    name = f"rayprior_user_{hashlib.sha256(f'{path.resolve()} {sha256}'.encode()).hexdigest()[:16]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
-    module.__dict__["__user_file__"] = UserFile(path.resolve(), text, sha256)
+    file = UserFile(path, text, sha256)
+    module.__dict__["__user_file__"] = file
     sys.modules[name] = module  # dataclasses with postponed annotations look themselves up here
     try:
         exec(compile(text, str(path), "exec"), module.__dict__)  # these bytes, whose hash is kept: no stale .pyc
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise UserError(_where(error, str(path)) or f"{path}: {type(error).__name__}: {error}") from None
+        raise UserError(_where(error, file) or f"{path}: {type(error).__name__}: {error}") from None
     return module
 
 
 def user_class(module: ModuleType, name: str) -> type[Term]:
     """The prior of that name that a user's file defines, checked to be one."""
-    path = module.__file__
+    path = vars(module)["__user_file__"].path
     made_here = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
     priors = [cls.__name__ for cls in made_here if issubclass(cls, Term)]
     if not name:
@@ -137,6 +137,7 @@ def user_class(module: ModuleType, name: str) -> type[Term]:
     try:
         for option in options(cls).values():
             describe(option.annotation)
+            to_plain(None if option.default is MISSING else option.default)
             if option.key in _RESERVED:
                 raise TypeError(f"'{option.key}' has a meaning of its own there; rename the field")
     except (TypeError, NameError) as error:
@@ -151,10 +152,8 @@ def user_file(term: Term) -> UserFile | None:
 
 def error_in_user_file(error: BaseException, term: Term) -> UserError | None:
     """What went wrong inside a user's prior while it was asked or judged, with its file and line; None if elsewhere."""
-    module = sys.modules.get(type(term).__module__)
-    if user_file(term) is None or module is None:
-        return None
-    text = _where(error, str(module.__file__))
+    file = user_file(term)
+    text = _where(error, file) if file else None
     return UserError(text) if text else None
 
 
@@ -186,12 +185,13 @@ def _typed(default: Any) -> str:
     return "..." if plain is None or isinstance(plain, dict) else str(plain)
 
 
-def _where(error: BaseException, path: str) -> str | None:
+def _where(error: BaseException, file: UserFile) -> str | None:
     """'sky.py, line 5: NameError: ...  (the line)' for the last line of that file that the error passed through."""
+    path = str(file.path)
     if isinstance(error, SyntaxError) and error.filename == path:
         return f"{path}, line {error.lineno}: {type(error).__name__}: {error.msg}"
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
-    if not lines or lines[-1] is None:
+    numbers = [n for f, n in traceback.walk_tb(error.__traceback__) if f.f_code.co_filename == path]
+    if not numbers:
         return None
-    line = linecache.getline(path, lines[-1]).strip()
-    return f"{path}, line {lines[-1]}: {type(error).__name__}: {error}" + (f"  ({line})" if line else "")
+    line = file.text.decode(errors="replace").splitlines()[numbers[-1] - 1].strip()
+    return f"{path}, line {numbers[-1]}: {type(error).__name__}: {error}  ({line})"

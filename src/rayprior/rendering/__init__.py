@@ -1,0 +1,1 @@
+"""From rays to what they see: samplers, compositing, `Model`, `Rendering`, `RayDistribution`."""

@@ -9,11 +9,11 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from rayprior.fields.field import Field
+from rayprior.fields.space import Space
 from rayprior.kernels.composite import composite
 from rayprior.maths import stepfun
 from rayprior.rendering.raydist import RayDistribution
 from rayprior.rendering.rendering import Rendering
-from rayprior.fields.space import Space
 from rayprior.scenes.rays import Rays
 
 

@@ -48,6 +48,8 @@ class DensityGrid:
 
 
 class DensityGridSampler(Sampler):
+    """Owns the cells, densities in field coordinates, and reads them along each ray."""
+
     cells: Tensor
     reachable: Tensor
 
@@ -69,11 +71,9 @@ class DensityGridSampler(Sampler):
         training = generator is not None
         count = config.samples if training else config.test_samples
         assert count is not None
-        u = torch.linspace(0, 1, count + 1).expand(len(rays), -1)
-        if training:  # one shift a ray for its inner edges; the outer ones stay on near and far
-            shift = (torch.rand(len(rays), 1, generator=generator) - 0.5) / count
-            u = (u + shift).clamp(0, 1)
-            u[:, 0], u[:, -1] = 0, 1
+        # in training one shift a ray for its inner edges; the outer ones stay on near and far
+        shift = torch.rand(len(rays), 1, generator=generator) - 0.5 if training else torch.zeros(len(rays), 1)
+        u = (torch.arange(count + 1) + shift) / count
         t = march(
             rays.origins, rays.directions, rays.near, rays.far, u, self.cells,
             self.space.box, config.bins, config.cap, config.uniform,

@@ -50,6 +50,8 @@ class Uniform:
 
 
 class UniformSampler(Sampler):
+    """Even bins, whatever the field."""
+
     def __init__(self, config: Uniform, space: Space, compositing: Compositing) -> None:
         super().__init__()
         self.config = config

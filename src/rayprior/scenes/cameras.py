@@ -6,7 +6,8 @@ Axes are OpenCV's (x right, y down, z forward), poses camera-to-world, pixel cen
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -59,7 +60,8 @@ class Cameras:
 
     def directions(self, camera: Int[Tensor, "r"], pixel: Float[Tensor, "r 2"]) -> Float[Tensor, "r 3"]:
         """Unit viewing directions in world axes through `pixel` (u, v), float64."""
-        centre, focal = self.centre_px.index_select(0, camera), self.focal_px.index_select(0, camera)  # 8 x indexing's speed
+        # index_select is eight times faster than indexing here
+        centre, focal = self.centre_px.index_select(0, camera), self.focal_px.index_select(0, camera)
         xy = (pixel.to(self.c2w.dtype) - centre) / focal  # (r, 2)
         if self.distortion is None:
             local = torch.cat([xy, torch.ones_like(xy[:, :1])], dim=1)
@@ -70,6 +72,16 @@ class Cameras:
             local = _unproject_fisheye(xy, self.distortion[camera])
         local = local / local.norm(dim=1, keepdim=True)
         return torch.bmm(self.c2w[:, :, :3].index_select(0, camera), local[:, :, None])[:, :, 0]
+
+    @cached_property
+    def _through_pixel(self) -> Float[Tensor, "n 3 2"]:
+        """What (u, v) adds to an undistorted ray's direction, world axes: the first columns of R K^-1."""
+        return self.c2w[:, :, :2] / self.focal_px[:, None]
+
+    @cached_property
+    def _through_corner(self) -> Float[Tensor, "n 3 1"]:
+        """The undistorted direction through (0, 0), world axes: the last column of R K^-1."""
+        return self.c2w[:, :, 2:3] - self._through_pixel @ self.centre_px[:, :, None]
 
     def project(
         self, points: Float[Tensor, "r 3"], camera: Int[Tensor, "r"]
@@ -87,7 +99,12 @@ class Cameras:
                 xy = _distort_opencv(xy, self.distortion[camera])
         pixel = xy * self.focal_px[camera] + self.centre_px[camera]
         size = self.size[camera]
-        inside = (z > 0) & (pixel >= 0).all(dim=1) & (pixel < size).all(dim=1)
+        ahead = z > 0
+        if self.distortion is not None:
+            side = local[:, :2].norm(dim=1)
+            radius = torch.atan2(side, z) if self.lens == "fisheye" else side / z
+            ahead &= radius <= _fold(self.distortion, self.lens)[camera]
+        inside = ahead & (pixel >= 0).all(dim=1) & (pixel < size).all(dim=1)
         return pixel, offset.norm(dim=1), inside
 
     def distance_from_depth(
@@ -112,15 +129,31 @@ def cat_cameras(parts: list[Cameras]) -> Cameras:
     lenses = {part.lens for part in parts if part.distortion is not None}
     if len(lenses) > 1:
         raise ValueError(f"cameras of lens {sorted(lenses)} can't stand in one batch: undistort the pictures first")
-    joined = {k: torch.cat([getattr(p, k) for p in parts]) for k in ("c2w", "focal_px", "centre_px", "size")}
+    joined: dict[str, Any] = {
+        k: torch.cat([getattr(p, k) for p in parts]) for k in ("c2w", "focal_px", "centre_px", "size")
+    }
     if not lenses:
         return Cameras(**joined)
-    lens = lenses.pop()
+    lens: Lens = "fisheye" if "fisheye" in lenses else "opencv"
     width = max(part.distortion.shape[1] for part in parts if part.distortion is not None)
     if lens == "fisheye" and any(part.distortion is None for part in parts):
         raise ValueError("pinhole and fisheye cameras can't stand in one batch: undistort the pictures first")
-    distortion = [torch.zeros(len(p), width, dtype=p.c2w.dtype) if p.distortion is None else p.distortion for p in parts]
+    none = [torch.zeros(len(part), width, dtype=part.c2w.dtype) for part in parts]
+    distortion = [zero if part.distortion is None else part.distortion for part, zero in zip(parts, none, strict=True)]
     return Cameras(**joined, lens=lens, distortion=torch.cat(distortion))
+
+
+def _fold(k: Tensor, lens: Lens) -> Float[Tensor, "n"]:
+    """Where the radial polynomial stops growing (in tan of the angle; fisheye: in the angle); inf where it never does.
+
+    Points farther from the axis are in no picture, although the polynomial brings them back into it.
+    """
+    radial, most = (k, torch.pi) if lens == "fisheye" else (k[:, [0, 1, 4]], 12.0)
+    radius = torch.linspace(0, most, 1024, dtype=k.dtype)
+    even = torch.arange(2, 2 * radial.shape[1] + 1, 2, dtype=k.dtype)
+    slope = 1 + (radial[:, None] * (even + 1) * radius[:, None] ** even).sum(dim=2)  # (n, 1024)
+    falls = slope <= 0
+    return torch.where(falls.any(dim=1), radius[falls.int().argmax(dim=1)], torch.inf)
 
 
 def _distort_opencv(xy: Tensor, k: Tensor) -> Tensor:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import product
 from math import floor, log10
 from pathlib import Path
@@ -27,7 +28,7 @@ MOST_POINTS = 40_000
 MOST_LABELS = 7
 PAPER, INK, FAINT, GRID = (255, 255, 255), (31, 35, 40), (110, 118, 129), (236, 239, 242)
 COLOURS = {"train": (37, 99, 235), "test": (234, 88, 12), "val": (22, 163, 74)}
-BOX, DROPPED = (120, 60, 200), (236, 0, 140)
+BOX, DROPPED = (120, 60, 200), (222, 130, 178)
 AXES = {"x": (214, 40, 40), "y": (30, 150, 60), "z": (30, 90, 220)}
 
 
@@ -46,7 +47,8 @@ def inspect_scene(scene: Scene, out: Path | None) -> tuple[list[str], Path | Non
         picture.save(unfinished)
         unfinished.replace(target)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink()
         raise UserError(
             f"{target}: can't be written ({error.strerror or error}); name another folder with --out"
         ) from None
@@ -71,7 +73,9 @@ def summary(scene: Scene) -> list[str]:
         "depth": _depth(scene),
         "masks": _masks(scene),
     }
-    return [f"{name:<11} {text}" for name, text in rows.items()] + [f"{'note':<11} {note}" for note in scene.notes]
+    said = ("cameras ", "depth for ", f"{len(scene)} views")  # notes that repeat a row
+    notes = [note for note in scene.notes if not note.startswith(said)]
+    return [f"{name:<11} {text}" for name, text in rows.items()] + [f"{'note':<11} {note}" for note in notes]
 
 
 def _sizes(scene: Scene) -> str:
@@ -208,20 +212,30 @@ def _panels(scene: Scene, points: Float[Tensor, "p 3"]) -> list[_Panel]:
         forward = axis - up * (axis @ up)
     forward = F.normalize(forward, dim=0)
     right = torch.linalg.cross(forward, up)
-    corners = torch.tensor(list(product(*zip(scene.bounds.box.low, scene.bounds.box.high))), dtype=torch.float64)
-    held = [scene.cameras.origins, corners]
-    if len(points):
-        held.append(torch.quantile(points, torch.tensor([0.05, 0.95], dtype=torch.float64), dim=0))
     basis = torch.stack([right, up, forward])  # (3, 3)
-    inside = torch.cat(held) @ basis.T
-    low, high = inside.amin(dim=0), inside.amax(dim=0)
+    low, high = _extent(scene, points, basis)
     centre = basis.T @ ((low + high) / 2)
     unit = SHARP * (PANEL - 110) / max(float((high - low).max()), 1e-9)
     axes = {"top": (right, forward, -up), "front": (right, up, forward), "side": (forward, up, -right)}
     return [
-        _Panel(name, *parts, centre, unit, (SHARP * (GAP + i * (PANEL + GAP)), SHARP * HEAD))
-        for i, (name, parts) in enumerate(axes.items())
+        _Panel(name, across, upward, away, centre, unit, (SHARP * (GAP + i * (PANEL + GAP)), SHARP * HEAD))
+        for i, (name, (across, upward, away)) in enumerate(axes.items())
     ]
+
+
+def _extent(scene: Scene, points: Float[Tensor, "p 3"], basis: Float[Tensor, "3 3"]) -> tuple[Tensor, Tensor]:
+    """What the panels show, in the axes of `basis`: all cameras; box and points as far as cameras stay visible."""
+    cameras = scene.cameras.origins @ basis.T
+    others = torch.tensor(list(product(*zip(scene.bounds.box.low, scene.bounds.box.high))), dtype=torch.float64)
+    if len(points):
+        most = torch.quantile(points, torch.tensor([0.05, 0.95], dtype=torch.float64), dim=0)
+        others = torch.cat([others, most])
+    others = others @ basis.T
+    low, high = cameras.amin(dim=0), cameras.amax(dim=0)
+    spread = float((high - low).max())
+    if spread > 1e-3 * float(others.amax() - others.amin()):
+        others = others.clamp(low - 2 * spread, high + 2 * spread)
+    return torch.minimum(low, others.amin(dim=0)), torch.maximum(high, others.amax(dim=0))
 
 
 def _coloured_points(scene: Scene) -> tuple[Float[Tensor, "p 3"], UInt8[np.ndarray, "p 3"], str]:
@@ -230,14 +244,14 @@ def _coloured_points(scene: Scene) -> tuple[Float[Tensor, "p 3"], UInt8[np.ndarr
         step = len(scene.points) // MOST_POINTS + 1
         points, colours = scene.points.position[::step].double(), scene.points.rgb[::step].numpy().astype(np.uint8)
         return points, colours, f"{len(scene.points)} points"
-    if scene.depth is None:
+    if scene.depth is None or not bool((known := scene.depth.values[:, 0].isfinite()).any()):
         return torch.zeros(0, 3, dtype=torch.float64), np.zeros((0, 3), np.uint8), ""
-    known = scene.depth.values[:, 0].isfinite()
     if scene.masks is not None:
         known &= scene.masks.values[:, 0]
+    if scene.pictures.values.shape[1] == 4:
+        known &= scene.pictures.values[:, 3] > 127
     flat = known.nonzero()[:, 0]
-    some = torch.randint(len(flat), (min(MOST_POINTS, len(flat)),), generator=torch.Generator().manual_seed(0))
-    flat = flat[some]
+    flat = flat[torch.randperm(len(flat), generator=torch.Generator().manual_seed(0))[:MOST_POINTS]]
     camera = torch.searchsorted(scene.depth.start, flat, right=True) - 1
     inside, width = flat - scene.depth.start[camera], scene.depth.size[camera, 0]
     pixel = torch.stack([inside % width, inside // width], dim=1) + 0.5
@@ -255,9 +269,8 @@ def _draw_head(page: Image.Image, scene: Scene, source: str) -> None:
     _text(draw, (GAP, 43), "   |   ".join(parts), 15, FAINT)
     x = 3 * PANEL + 3 * GAP
     legend = [(BOX, "box")]
-    for part in ("val", "test", "train"):
-        if count := len(getattr(scene.split, part)):
-            legend.append((COLOURS[part], f"{count} {part}"))
+    counts = {part: len(getattr(scene.split, part)) for part in ("val", "test", "train")}
+    legend += [(COLOURS[part], f"{count} {part}") for part, count in counts.items() if count]
     if scene.masks is not None:
         legend.insert(0, (DROPPED, "masked out"))
     for colour, word in legend:
@@ -274,7 +287,7 @@ def _draw_panel(
     x, y = panel.corner
     side = SHARP * PANEL
     tile = Image.new("RGB", (side, side), (251, 252, 253))
-    local = _Panel(**{**vars(panel), "corner": (0, 0)})
+    local = replace(panel, corner=(0, 0))
     draw = ImageDraw.Draw(tile)
     length = _round_length(SHARP * 110 / panel.unit)
     _draw_grid(draw, local, length)
@@ -327,7 +340,8 @@ def _draw_cameras(draw: ImageDraw.ImageDraw, scene: Scene, panel: _Panel, labels
     """Frusta coloured by split, test views last and so on top."""
     cameras = scene.cameras
     count = len(cameras)
-    size = SHARP * float(np.clip(110 / np.sqrt(count), 12, 30))
+    between = torch.cdist(cameras.origins, cameras.origins).fill_diagonal_(torch.inf).amin(dim=1).median()
+    size = SHARP * float(np.clip(min(140 / np.sqrt(count), 1.5 * float(between) * panel.unit / SHARP), 6, 32))
     share = torch.tensor([[0.0, 0], [1, 0], [1, 1], [0, 1]], dtype=torch.float64)
     camera = torch.arange(count).repeat_interleave(4)
     rays = cameras.directions(camera, share.repeat(count, 1) * cameras.size[camera]).nan_to_num(0.0)
@@ -362,20 +376,20 @@ def _draw_names(draw: ImageDraw.ImageDraw, scene: Scene, origins: np.ndarray, pa
 
 
 def _draw_axes(draw: ImageDraw.ImageDraw, scene: Scene, panel: _Panel) -> None:
-    """The world's axes, and up, in the lower right corner."""
+    """The world's axes, and up where it is none of them, in the lower right corner."""
     base, reach = np.array([PANEL - 62.0, PANEL - 62.0]) * SHARP, 34 * SHARP
-    for vector, name, colour in [
-        *((row, name, AXES[name]) for row, name in zip(torch.eye(3, dtype=torch.float64), AXES)),
-        (F.normalize(scene.up.double(), dim=0), "up", INK),
-    ]:
+    up = F.normalize(scene.up.double(), dim=0)
+    arrows = [(row, name, AXES[name], 1.0) for row, name in zip(torch.eye(3, dtype=torch.float64), AXES)]
+    if bool((up < 0.99).all()):
+        arrows.append((up, "up", INK, 1.3))
+    for vector, name, colour, stretch in arrows:
         flat = np.array([float(vector @ panel.across), -float(vector @ panel.upward)])
         if np.linalg.norm(flat) < 0.15:
             continue
-        stretch = 1.3 if name == "up" else 1.0
-        tip = base + stretch * reach * flat
-        draw.line([tuple(base), tuple(tip)], fill=colour, width=2 * SHARP if name != "up" else SHARP)
-        label = base + (stretch * reach + 11 * SHARP) * flat / 1.0
-        _text(draw, tuple(label / SHARP - np.array([_width(name, 13) / 2, 8])), name, 13, colour, halo=True)
+        word = f"{name}, up" if name != "up" and float(vector @ up) >= 0.99 else name
+        draw.line([tuple(base), tuple(base + stretch * reach * flat)], fill=colour, width=2 * SHARP)
+        label = (base + (stretch * reach + 11 * SHARP) * flat) / SHARP
+        _text(draw, (label[0] - _width(word, 13) / 2, label[1] - 8), word, 13, colour, halo=True)
     _dot(draw, base, 2.5 * SHARP, INK)
 
 
@@ -395,7 +409,8 @@ def _draw_photo(page: Image.Image, scene: Scene, index: int, corner: tuple[int, 
     pixels = (scene.picture(index) * 255).round().numpy()
     if scene.masks is not None:
         dropped = ~scene.masks[index].numpy()
-        pixels = np.where(dropped, 0.4 * pixels + 0.6 * np.array(DROPPED), pixels)
+        grey = pixels.mean(axis=2, keepdims=True)
+        pixels = np.where(dropped, 0.3 * grey + 0.7 * np.array(DROPPED), pixels)
     picture = Image.fromarray(pixels.astype(np.uint8))
     scale = min(SHARP * cell[0] / picture.width, SHARP * cell[1] / picture.height)
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))

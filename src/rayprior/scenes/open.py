@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from rayprior.errors import UserError, did_you_mean
 from rayprior.maths.poses import nearest_rotation
+from rayprior.maths.space import Similarity
 from rayprior.scenes.cameras import Cameras
 from rayprior.scenes.description import DepthMaps, Description, Points
 from rayprior.scenes.formats import FORMATS
@@ -18,7 +20,9 @@ from rayprior.scenes.placement import find_bounds, place
 from rayprior.scenes.reading import Photographs, find_background, read_distances, read_photographs
 from rayprior.scenes.scene import Background, MaskRule, Pictures, Scene, Split
 from rayprior.scenes.splits import Frames, choose_split, protocols
+from rayprior.scenes.synthetic import synthetic_scene
 
+EMBEDDED = "synthetic:"
 FEWEST_VIEWS = 2
 RIGID = 1e-2  # largest entry of R^T R - I that passes as rounding in a text file
 EXACT = 1e-5  # below this a rotation is left as it is
@@ -44,22 +48,35 @@ def load_scene(
     near: float | None = None,
     far: float | None = None,
     masks: MaskRule = "ignore",
-    background: Background | None = None,
+    background: Background | Mapping[str, Any] | None = None,
     skip_missing: bool = False,
 ) -> Scene:
-    """A capture's folder or file -> a Scene in working units, holding the views of its split.
+    """A capture's folder or file, or 'synthetic:NAME' -> a Scene in working units, holding the views of its split.
 
     format         a name of FORMATS; None: the first whose description is there
     split, views, fewshot, fewshot_seed    which views train and which are held out: see `choose_split`
     downscale      whole factor by which pictures are made smaller (area average)
     near, far      distances in the capture's unit, instead of the stated or found ones
     masks          'ignore': masked-out pixels are neither drawn nor scored; 'background': they are known background
-    background     instead of what the pictures tell
+    background     instead of what the pictures tell; as a mapping {'kind': ..., 'colour': ...} where it comes from JSON
     skip_missing   go on without listed photos that do not exist; their number is in the notes
 
     Raises UserError, one message with file, value, expectation and next step, for whatever the user can mend.
     """
-    path = Path(path)
+    given = {
+        "format": format,
+        "split": split,
+        "views": views if views is None or isinstance(views, str) else ",".join(map(str, views)),
+        "fewshot": fewshot,
+        "fewshot_seed": fewshot_seed or None,
+        "downscale": None if downscale == 1 else downscale,
+        "near": near,
+        "far": far,
+        "masks": None if masks == "ignore" else masks,
+        "background": asdict(background) if isinstance(background, Background) else background,
+        "skip_missing": skip_missing or None,
+    }
+    asked = _plain_background(background)
     description, notes = describe(path, format)
     description, missing = _without_missing(description, skip_missing)
     description, rigid = _checked(description)
@@ -75,20 +92,19 @@ def load_scene(
     points = description.points
     if points is not None:
         points = replace(points, position=similarity.points(points.position.double()))
-    bounds, range_note = find_bounds(
-        description, placement, cameras, points, (background or found).kind != "none", near, far
-    )
+    known = (asked or found).kind != "none"
+    bounds, range_note = find_bounds(description, placement, cameras, points, known, near, far)
     depth = _depth(description, photos, downscale, similarity.scale)
     scene = Scene(
-        name=path.resolve().stem if path.is_file() else path.resolve().name,
-        path=path,
+        name=_name(path),
+        path=_lasting(path),
         format=description.format,
         names=description.names,
         cameras=cameras,
         pictures=photos.pictures,
         split=chosen,
         bounds=bounds,
-        background=background or found,
+        background=asked or found,
         similarity=similarity,
         masks=photos.masks,
         depth=depth,
@@ -96,9 +112,10 @@ def load_scene(
         inward=placement.inward,
         forward_facing=description.forward_facing,
         up=placement.up,
+        opened={option: value for option, value in given.items() if value is not None},
     )
     said = (*notes, *missing, *rigid, *description.notes, *photos.notes, *_said_of(scene, description))
-    return replace(scene, notes=(*said, "background as asked" if background else how, range_note))
+    return replace(scene, notes=(*said, "background as asked" if asked else how, range_note))
 
 
 # -- which format ------------------------------------------------------------------------------------------------------
@@ -109,6 +126,8 @@ def describe(path: str | Path, format: str | None = None) -> tuple[Description, 
 
     Raises UserError for a path that does not exist, unknown formats, and folders without any description.
     """
+    if str(path).startswith(EMBEDDED):
+        return _describe_embedded(str(path).removeprefix(EMBEDDED)), ()
     path = Path(path)
     if format is not None and format not in FORMATS:
         raise UserError(f"no format named {format!r}{did_you_mean(format, FORMATS)}")
@@ -131,6 +150,50 @@ def describe(path: str | Path, format: str | None = None) -> tuple[Description, 
     name, others = present[0], present[1:]
     also = f" (also here: {', '.join(others)}; choose with --format)" if others else ""
     return FORMATS[name].describe(path), (f"read as {name}: {FORMATS[name].file}{also}",)
+
+
+def _describe_embedded(name: str) -> Description:
+    """An embedded scene as a capture: its pictures, exact distances and lists, in units of its own."""
+    scene = synthetic_scene(name)
+    pictures, depth, split = scene.pictures, scene.depth, scene.split
+    lists = {"train": split.train, "val": split.val, "test": split.test}
+    maps = None
+    if depth is not None:
+        maps = DepthMaps(lambda i: depth[i][:, :, 0].numpy(), has=(True,) * len(scene), is_distance=True)
+    return Description(
+        format="synthetic",
+        path=Path(EMBEDDED + name),
+        names=scene.names,
+        photos=tuple(pictures[i].numpy() for i in range(len(scene))),
+        cameras=scene.cameras,
+        lists={key: tuple(scene.names[i] for i in views) for key, views in lists.items()},
+        depths=maps,
+        bounds=(scene.bounds.near, scene.bounds.far),
+        box=scene.bounds.box,
+        similarity=Similarity(),
+        notes=scene.notes,
+    )
+
+
+def _plain_background(background: Background | Mapping[str, Any] | None) -> Background | None:
+    """JSON knows no tuples; a colour read from there is a list."""
+    if not isinstance(background, Mapping):
+        return background
+    red, green, blue = background.get("colour", (0.0, 0.0, 0.0))
+    return Background(background["kind"], (float(red), float(green), float(blue)))
+
+
+def _name(path: str | Path) -> str:
+    """What to call the capture: its folder, its file, or the name of the embedded scene."""
+    if str(path).startswith(EMBEDDED):
+        return str(path).removeprefix(EMBEDDED)
+    path = Path(path).resolve()
+    return path.stem if path.is_file() else path.name
+
+
+def _lasting(path: str | Path) -> Path:
+    """A path that a run can be resumed with from any folder."""
+    return Path(path) if str(path).startswith(EMBEDDED) else Path(path).absolute()
 
 
 def _of_file(path: Path, format: str | None) -> tuple[str, Path]:

@@ -3,6 +3,7 @@
 A protocol is an entry of protocols/*.json, named FILE/ENTRY: the views of `train` and of `test`, each
     of         'train', 'val', 'test': that list of the capture; 'all': every frame; 'rest': what the other side leaves
     numbers    frames by the number that their names end in, in this order; or range: [start, stop, step] of numbers
+    or_all     beside range: a list of exactly this length is those frames already, whatever their numbers
     every      each K-th by name, from the first;  spaced: K evenly spaced by name, round(linspace(0, n - 1, K))
 """
 
@@ -140,6 +141,8 @@ def _by_rule(frames: Frames, rule: Mapping[str, Any], taken: set[str], protocol:
             f"{frames.source}: split {protocol} takes views of the capture's '{of}' list, and there is none;"
             f" use --split {EVERY_8TH}, or --views"
         )
+    if len(pool) == rule.get("or_all"):
+        return pool
     if "range" in rule or "numbers" in rule:
         wanted = list(range(*rule["range"])) if "range" in rule else rule["numbers"]
         return _by_number(frames, pool, wanted, protocol)

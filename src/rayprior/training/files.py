@@ -15,7 +15,7 @@ from rayprior.errors import UserError
 from rayprior.plain import json_text
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """`write(file)` fills a temporary file in the same folder, which then takes the place of `path`.
 
     A reader, and a machine that loses power, sees the old file or the new one, never a part. Folders are made as
@@ -66,7 +66,17 @@ def finish_replacing(path: Path) -> None:
             _replaced(path).rename(path)
 
 
+def remove(path: Path) -> None:
+    """A file, or a folder with all that is in it; nothing where there is nothing."""
+    with _told_as_user_error(path):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
+    """A text in UTF-8, whole or not there."""
     write_atomically(path, lambda file: _write_all(file, text.encode()))
 
 
@@ -100,7 +110,7 @@ def _replaced(path: Path) -> Path:
     return path.with_name(f".{path.name}.replaced")
 
 
-def _write_through(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def _write_through(path: Path, write: Callable[[BinaryIO], object]) -> None:
     with path.open("xb") as file:
         write(file)
         file.flush()

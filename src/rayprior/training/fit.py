@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -32,6 +32,7 @@ def fit(
     device: str = "auto",
     watch: Callable[[Progress], None] = lambda progress: None,
     snapshots: int = 0,
+    events: Callable[[Run], None] | None = None,
 ) -> Run:
     """Train `recipe` on `scene` and return the run; `run.model.render(rays)` is the result.
 
@@ -41,6 +42,7 @@ def fit(
     device          'cpu', 'cuda', 'cuda:1', ...; 'auto': cuda where there is one
     watch           called after every step with the Progress
     snapshots       how many times on the way the weights are kept, for a video of the training
+    events          called with the run fifty times on the way: whoever mirrors the log elsewhere
 
     Raises UserError for whatever the user can mend; KeyboardInterrupt after an interrupt, with the state saved.
     """
@@ -50,7 +52,7 @@ def fit(
     path = Path(out) if out is not None else default_path(scene.name, settled.name)
     opening = Opening(str(scene.path), scene.opened, scene.protocol)
     run = Run.create(path, settled, opening, conditions, sys.argv)
-    return go_on(run, scene, watch=watch, snapshots=snapshots)
+    return go_on(run, scene, watch=watch, snapshots=snapshots, events=events)
 
 
 def go_on(
@@ -59,11 +61,15 @@ def go_on(
     *,
     watch: Callable[[Progress], None] = lambda progress: None,
     snapshots: int = 0,
+    events: Callable[[Run], None] | None = None,
 ) -> Run:
     """Train a run from where it stands (its start, or its last checkpoint) to the end of its budget."""
     set_threads(run.conditions.threads)
     task = FitScene(run.recipe, scene, run.conditions.seed, device_named(run.conditions.device))
-    train(task, run, run.conditions.budget, run.budget, watch, _snapshots(run, task, snapshots))
+    marks = [(((i + 1) / snapshots) ** 2, lambda step: run.save_snapshot(step, task.model)) for i in range(snapshots)]
+    if events is not None:  # snapshots are early-heavy, since most changes early; these are even
+        marks += [((i + 1) / 50, lambda step: events(run)) for i in range(50)]
+    train(task, run, run.conditions.budget, run.budget, watch, marks)
     return run
 
 
@@ -88,8 +94,3 @@ def device_named(name: str) -> torch.device:
             "use --device cpu, or install a torch built for your CUDA"
         )
     return device
-
-
-def _snapshots(run: Run, task: FitScene, count: int) -> Mapping[float, Callable[[int], None]]:
-    """Weights kept at even shares of the square root of the budget: most changes early."""
-    return {((i + 1) / count) ** 2: lambda step: run.save_snapshot(step, task.model) for i in range(count)}

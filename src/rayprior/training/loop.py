@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -27,7 +27,7 @@ class Task(Protocol):
     """What the loop needs of a task: see training/tasks.py."""
 
     model: nn.Module
-    rays_of_term: dict[str, int]
+    rays: dict[str, int]
 
     def losses(self, step: int, progress: float) -> tuple[dict[str, Tensor], Tensor]: ...
     def step(self) -> None: ...
@@ -53,7 +53,7 @@ def train(
     budget: Budget,
     end: Budget,
     watch: Callable[[Progress], None] = lambda progress: None,
-    marks: Mapping[float, Callable[[int], None]] | None = None,
+    marks: Sequence[tuple[float, Callable[[int], None]]] = (),
 ) -> None:
     """Train until `end` is spent, from the run's last checkpoint where it has one. Schedules follow `budget`, and stay
     at their last value where `end` is larger.
@@ -78,7 +78,7 @@ def train(
     if not started:
         save()
     saved_share, saved_at, logged_at = end.progress(step, seconds), time.monotonic(), seconds
-    waiting = sorted(((at, call) for at, call in (marks or {}).items() if at > saved_share), key=lambda mark: mark[0])
+    waiting = sorted((mark for mark in marks if mark[0] > saved_share), key=lambda mark: mark[0])
     log_every = max(1, budget.steps // LOG_LINES) if budget.steps else 0
     with _interrupts() as interrupted:
         while end.progress(step, seconds) < 1:
@@ -96,11 +96,10 @@ def train(
             step += 1
 
             share = end.progress(step, seconds)
-            rays = sum(task.rays_of_term.values())
             if (step % log_every == 0) if log_every else (seconds - logged_at > 0.5 or share >= 1):
                 logged_at = seconds
                 run.log(_row(step, seconds, losses, error, task))
-            watch(_progress(step, seconds, share, error, rays))
+            watch(_progress(step, seconds, share, error, sum(task.rays.values())))
             while waiting and waiting[0][0] <= share:
                 waiting.pop(0)[1](step)
             stop = bool(interrupted)
@@ -126,7 +125,7 @@ def _row(step: int, seconds: float, losses: dict[str, Tensor], error: float, tas
         "seconds": round(seconds, 4),
         "psnr": round(psnr(error), 4),
         "losses": {name: float(loss.detach()) for name, loss in losses.items()},
-        "rays": dict(task.rays_of_term),
+        "rays": dict(task.rays),
     }
 
 

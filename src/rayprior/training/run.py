@@ -1,8 +1,8 @@
 """Run: the folder of one training. What is in it, written whole or not at all, and read back with every mistake named.
 
-    recipe.json   the whole recipe       scene.json   how the scene was opened       system.json  seed, budget, versions
-    command.txt   what was typed         priors/      copies of users' files         log.jsonl    one row a line
-    checkpoints/step-000400/{model.safetensors,state.pt}   latest   its name         snapshots/   weights alone
+recipe.json   the whole recipe       scene.json   how the scene was opened       system.json  seed, budget, versions
+command.txt   what was typed         priors/      copies of users' files         log.jsonl    one row a line
+checkpoints/step-000400/{model.safetensors,state.pt}   latest   its name         snapshots/   weights alone
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import math
 import platform
 import re
 import shlex
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -30,10 +29,12 @@ from torch import Tensor, nn
 from rayprior.errors import UserError
 from rayprior.plain import Reader, parse_json, to_plain
 from rayprior.priors.spec import UserFile, user_file
+from rayprior.rendering.model import Model
 from rayprior.training.budget import Budget
 from rayprior.training.files import (
     append_line,
     finish_replacing,
+    remove,
     write_atomically,
     write_folder_atomically,
     write_json,
@@ -100,7 +101,7 @@ class Run:
         _refuse_occupied(path)
         sources = _user_files(recipe)
         for name in OWN if path.exists() else ():
-            _remove(path / name)
+            remove(path / name)
         run = Run(path, recipe, opening, conditions)
         run._write_system()  # first: it marks the folder as a run, so that one killed here can be started anew
         for source in sources:
@@ -147,6 +148,25 @@ class Run:
         run = replace(self, conditions=replace(self.conditions, extended=budget))
         run._write_system(self.versions)
         return run
+
+    def build(self) -> Model:
+        """The model of this run's recipe, its weights not yet filled."""
+        recipe = self.recipe
+        return Model.build(recipe.field, recipe.sampler, recipe.space, recipe.compositing)
+
+    @cached_property
+    def model(self) -> Model:
+        """The model at the latest checkpoint."""
+        model = self.build()
+        self.load_weights(model)
+        return model
+
+    @property
+    def machine(self) -> str:
+        """One line: processor, threads, device, torch."""
+        about = read_json(self.path / "system.json")["machine"]
+        where = f"{self.conditions.threads} threads" if self.conditions.device == "cpu" else self.conditions.device
+        return f"{about['processor']}, {where}, torch {self.versions['torch']}"
 
     @property
     def versions(self) -> dict[str, str]:
@@ -203,7 +223,7 @@ class Run:
         kept = [other for other in self.checkpoints if other <= step][-KEPT:]
         for other in folder.parent.iterdir():  # also what a kill left half-written
             if other.name not in map(_step_name, kept):
-                _remove(other)
+                remove(other)
 
     def load_checkpoint(self, model: nn.Module, step: int | None = None) -> Checkpoint:
         """Fill the model's weights and return the rest, of the latest checkpoint or of the one at `step`."""
@@ -338,7 +358,7 @@ class Run:
 
     def _log_lines(self) -> list[tuple[str, dict[str, Any]]]:
         try:
-            lines = self.log_path.read_text().split("\n")
+            lines = self.log_path.read_text(errors="replace").split("\n")
         except FileNotFoundError:
             return []
         rows = []
@@ -349,6 +369,11 @@ class Run:
                 raise UserError(f"{where}: not a row of the log, it has no step; remove the line")
             rows.append((line, row))
         return rows
+
+
+def load_run(path: str | Path) -> Run:
+    """A finished or running training's folder; `load_run(path).model.render(rays)`. Imports nobody's priors."""
+    return Run.open(Path(path))
 
 
 def is_run(path: Path) -> bool:
@@ -432,13 +457,6 @@ def _processor() -> str:
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor()
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _all(file: Any, content: bytes) -> None:

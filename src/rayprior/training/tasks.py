@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 
 from rayprior.errors import UserError
-from rayprior.maths.schedules import has_schedule, resolve
+from rayprior.maths.schedules import resolver
 from rayprior.rendering.model import Model
 from rayprior.scenes.rays import Query
 from rayprior.scenes.scene import Background, Scene
@@ -28,7 +28,7 @@ def generator_for(seed: int, step: int, name: str) -> Generator:
 
 
 class FitScene:
-    """Fit one scene: ask, render once, judge. `terms_seen` counts the rays that each term judged last."""
+    """Fit one scene: ask, render once, judge. `rays` counts, by who asked, those of the last step."""
 
     def __init__(self, recipe: Recipe, scene: Scene, seed: int, device: torch.device) -> None:
         self.recipe, self.seed, self.device = recipe, seed, device
@@ -44,15 +44,16 @@ class FitScene:
         self.optimiser = torch.optim.Adam(
             [group for group in groups if group["params"]], betas=adam.betas, eps=adam.eps, fused=True
         )
-        self._changes = has_schedule(recipe) or any(has_schedule(term) for term in recipe.terms.values())
+        self._at = resolver(recipe)
         self._now = recipe
-        self.rays_of_term: dict[str, int] = {}
+        self.rays: dict[str, int] = {}
 
     def losses(self, step: int, progress: float) -> tuple[dict[str, Tensor], Tensor]:
         """Each term's weighted loss by name, and the mean squared error of the photographed rays (detached)."""
         recipe = self._resolved(step, progress)
         self.model.refresh(step, generator_for(self.seed, step, "refresh"))
         questions = self._ask(recipe, step)
+        self.rays = {name: len(question) for name, question in questions.items()}
         together = Query.cat([Query(question.rays) for question in questions.values()]).rays.to(self.device)
         seen = self.model.render(together, generator_for(self.seed, step, "sampler"))
 
@@ -63,7 +64,6 @@ class FitScene:
         losses: dict[str, Tensor] = {}
         for name, term in recipe.terms.items():
             part, known = parts.get(name, parts["photo"])
-            self.rays_of_term[name] = len(part)
             if len(part):  # an empty part is skipped and counted, never a mean of nothing
                 losses[name] = term.weight * term.loss(part, known)
         photo, known = parts["photo"]
@@ -96,8 +96,8 @@ class FitScene:
 
     def _resolved(self, step: int, progress: float) -> Recipe:
         """The recipe of this step, schedules replaced by numbers; field and sampler see theirs."""
-        if self._changes:
-            self._now = resolve(self.recipe, step, progress)
+        if self._at is not None:
+            self._now = self._at(step, progress)
             self.model.field.config = self._now.field
             self.model.sampler.config = self._now.sampler
         return self._now

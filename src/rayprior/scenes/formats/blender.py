@@ -37,6 +37,7 @@ DEPTH_RANGE = 8.0  # the depth pictures: z = 8 (1 - px / 255), px 0 = background
 
 
 def present(path: Path) -> bool:
+    """Whether transforms_train.json is here."""
     return exists(path / TRAIN_FILE)
 
 
@@ -138,6 +139,7 @@ def _in_convention(description: Description) -> Description:
 
 
 def present_npz(path: Path) -> bool:
+    """Whether an npz file with pictures, poses and focal is here."""
     return bool(_npz_scenes(path))
 
 

@@ -27,6 +27,7 @@ BOX_MARGIN = 0.03  # of its size, on each side
 
 
 def present(path: Path) -> bool:
+    """Whether scene_camera.json is here."""
     return (path / CAMERAS).is_file()
 
 

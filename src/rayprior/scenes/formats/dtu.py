@@ -25,6 +25,7 @@ FILE = "cameras.npz"
 
 
 def present(path: Path) -> bool:
+    """Whether cameras.npz is here."""
     return (path / FILE).is_file()
 
 

@@ -27,6 +27,7 @@ NEAR_SHARE = 0.9  # nerf's own margin in front of the nearest point, without NDC
 
 
 def present(path: Path) -> bool:
+    """Whether poses_bounds.npy is here."""
     return exists(path / FILE)
 
 

@@ -37,6 +37,7 @@ COEFFICIENTS = {"opencv": ("k1", "k2", "p1", "p2", "k3"), "fisheye": ("k1", "k2"
 
 
 def present(path: Path) -> bool:
+    """Whether transforms.json is here."""
     return exists(path / FILE)
 
 

@@ -155,7 +155,7 @@ def read_grey(path: Path) -> np.ndarray:
 
 def _opened(path: Path) -> Image.Image:
     if not exists(path):
-        raise UserError(f"{path}: no such picture; put it there, or use --skip-missing to go on without it")
+        raise UserError(f"{path}: no such picture; copy it there, or take it out of the description")
     if path.stat().st_size == 0:
         raise UserError(f"{path}: the file is empty (zero bytes); copy it again, or remove the frame")
     try:

@@ -26,6 +26,7 @@ KINECT_COLOUR_FOCAL = 525.0 / 640
 
 
 def present(path: Path) -> bool:
+    """Whether frames with a 4x4 pose each are here."""
     return next(path.glob("frame-*.pose.txt"), None) is not None
 
 

@@ -19,6 +19,7 @@ ROWS = "3 rows of K, a row of zeros, 3 rows of R^T, the centre, then width and h
 
 
 def present(path: Path) -> bool:
+    """Whether .camera files are here."""
     return bool(_camera_files(path))
 
 

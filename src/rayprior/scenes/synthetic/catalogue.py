@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import cos, pi, radians, sin, sqrt
 
@@ -217,7 +218,7 @@ def synthetic_scene(
     turns = {"train": 0.0, "val": 0.62, "test": 0.31}  # the lattices share no camera
     start = (seed * 0.7548776662) % 1  # successive seeds are far apart on the circle
     cameras = cat_cameras([hemisphere(stage, counts[part], start + turns[part], size) for part in counts])
-    shown = [photograph(stage.world, cameras, i, supersample=supersample) for i in range(len(cameras))]
+    shown = _photographs(stage.world, cameras, supersample)
     names = tuple(f"{part}-{i:03d}" for part, count in counts.items() for i in range(count))
     train, val, test = (tuple(i for i, n in enumerate(names) if n.startswith(part)) for part in counts)
     return Scene(
@@ -248,6 +249,18 @@ def hemisphere(stage: Stage, count: int, turn: float, size: int) -> Cameras:
         centre_px=torch.full((count, 2), size / 2, dtype=torch.float64),
         size=torch.full((count, 2), size),
     )
+
+
+def _photographs(world: World, cameras: Cameras, supersample: int) -> list[View]:
+    """All views; a thread takes a view at a time. Threads within an operation cost more than they bring here: the
+    operations are short, and on a busy machine waiting for each other made them 30 times slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(lambda i: photograph(world, cameras, i, supersample=supersample), range(len(cameras))))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _stage(name: str) -> Stage:

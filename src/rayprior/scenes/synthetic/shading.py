@@ -23,6 +23,8 @@ class Texture(Protocol):
 
 @dataclass(frozen=True)
 class Plain:
+    """One colour everywhere."""
+
     rgb: RGB
 
     def colour(self, chart: Float[Tensor, "r 2"], points: Float[Tensor, "r 3"]) -> Float[Tensor, "r 3"]:
@@ -92,6 +94,7 @@ class Material:
 
 
 def matte(rgb: RGB) -> Material:
+    """A material of one colour that does not shine."""
     return Material(Plain(rgb))
 
 
@@ -140,6 +143,8 @@ class Sky:
 
 @dataclass(frozen=True)
 class Lighting:
+    """The lights of a world and the sky around it."""
+
     lights: tuple[Sun | Lamp, ...] = (Sun((-0.5, -0.7, 1.0), (0.6, 0.58, 0.55)),)
     sky: Sky = field(default_factory=Sky)
 

@@ -1,0 +1,306 @@
+"""The verbs. A thin skin: each reads what was typed, calls the library, prints. Heavy imports wait for their verb."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+from tyro.conf import Positional, UseAppendAction, arg
+
+import rayprior
+from rayprior.errors import UserError
+
+if TYPE_CHECKING:
+    from rayprior.scenes.scene import Scene
+    from rayprior.training.recipe import Recipe
+    from rayprior.training.run import Run
+
+DONE, FAULT, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+
+SceneArg = Annotated[str, arg(metavar="SCENE", help="a capture's folder or file, or synthetic:NAME")]
+RunArg = Annotated[Path, arg(metavar="RUN", help="the folder of a run")]
+RecipeArg = Annotated[str, arg(metavar="RECIPE", help="a name from `rayprior methods`, or a JSON file")]
+Settings = Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="KEY=VALUE")]
+Priors = Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="SPEC")]
+
+app = tyro.extras.SubcommandApp()
+
+
+@app.command
+def demo(out: Path | None = None) -> None:
+    """Train, measure and render an embedded scene in about a minute; no download.
+
+    Args:
+        out: the run's folder
+    """
+    from rayprior.verbs import demo as run_demo
+
+    run_demo(out)
+
+
+@app.command
+def inspect(
+    scene: Positional[SceneArg],
+    out: Path | None = None,
+    split: str | None = None,
+    downscale: int = 1,
+    masks: Literal["ignore", "background"] = "ignore",
+    format: str | None = None,
+    skip_missing: bool = False,
+) -> None:
+    """Show what a capture holds: cameras, splits, bounds, depth, masks, in words and as a picture.
+
+    Args:
+        out: folder for inspect.png
+        split: a named split
+        downscale: whole factor by which pictures are made smaller
+        masks: what masked-out pixels are: ignored, or known background
+        format: instead of the one that is found
+        skip_missing: go on without listed photos that do not exist
+    """
+    from rayprior.scenes.inspect import inspect_scene
+    from rayprior.scenes.open import load_scene
+
+    opened = load_scene(
+        scene, format=format, split=split, downscale=downscale, masks=masks, skip_missing=skip_missing
+    )
+    lines, picture = inspect_scene(opened, out)
+    print("\n".join(lines))
+    if picture is not None:
+        print(picture)
+
+
+@app.command
+def methods() -> None:
+    """List the recipes."""
+    from rayprior.verbs import show_methods
+
+    show_methods()
+
+
+@app.command
+def priors() -> None:
+    """List the built-in priors and their options."""
+    from rayprior.verbs import show_priors
+
+    show_priors()
+
+
+@app.command
+def recipe(
+    recipe: Positional[RecipeArg],
+    set: Settings = (),
+    field: Literal["mlp", "grid"] | None = None,
+    size: Literal["small", "full"] = "full",
+    quality: Literal["draft", "standard", "final"] | None = None,
+    prior: Priors = (),
+) -> None:
+    """Print a recipe as JSON, to edit.
+
+    Args:
+        set: change a value by its path, field.octaves=12; may be given many times
+        field: another backbone under the same terms
+        size: small: what tests and studies of MLP fields use
+        quality: how much a grid can hold and how long it trains
+        prior: add a prior: NAME, NAME:option=value,..., or FILE.py:CLASS:option=value; may be given many times
+    """
+    import json
+
+    from rayprior.training.recipe_json import recipe_to_plain
+
+    print(json.dumps(recipe_to_plain(_chosen_recipe(recipe, field, size, quality, prior, set)), indent=2))
+
+
+@app.command
+def train(
+    recipe: Positional[Annotated[str | None, arg(metavar="RECIPE")]] = None,
+    scene: Positional[Annotated[str | None, arg(metavar="SCENE")]] = None,
+    out: Path | None = None,
+    steps: int | None = None,
+    seconds: float | None = None,
+    split: str | None = None,
+    views: str | None = None,
+    fewshot: int | None = None,
+    fewshot_seed: int = 0,
+    downscale: int = 1,
+    seed: int = 0,
+    threads: int | None = None,
+    device: str = "auto",
+    field: Literal["mlp", "grid"] | None = None,
+    size: Literal["small", "full"] = "full",
+    quality: Literal["draft", "standard", "final"] | None = None,
+    prior: Priors = (),
+    set: Settings = (),
+    format: str | None = None,
+    skip_missing: bool = False,
+    near: float | None = None,
+    far: float | None = None,
+    masks: Literal["ignore", "background"] = "ignore",
+    snapshots: int = 0,
+    resume: Path | None = None,
+    tensorboard: bool = False,
+) -> None:
+    """Train RECIPE on SCENE, measure it on the held-out views, write a report. With --resume RUN, go on with a run.
+
+    Args:
+        recipe: a name from `rayprior methods`, or a JSON file
+        scene: a capture's folder or file, or synthetic:NAME
+        out: the run's folder; default runs/SCENE-RECIPE-DATE-TIME
+        steps: budget in steps
+        seconds: budget in seconds of the training loop
+        split: a named split
+        views: training views by name or trailing number, 26,86,2,55
+        fewshot: train on so many of the training views
+        fewshot_seed: which ones
+        downscale: whole factor by which pictures are made smaller
+        seed: of everything random
+        threads: default all cores
+        device: auto, cpu, cuda, cuda:N
+        field: another backbone under the same terms
+        size: small: what tests and studies of MLP fields use
+        quality: how much a grid can hold and how long it trains
+        prior: add a prior: NAME, NAME:option=value,..., or FILE.py:CLASS:option=value; may be given many times
+        set: change a value of the recipe by its path, field.octaves=12; may be given many times
+        format: instead of the one that is found
+        skip_missing: go on without listed photos that do not exist
+        near: where rendering starts, in the capture's unit
+        far: where rendering ends, in the capture's unit
+        masks: what masked-out pixels are: ignored, or known background
+        snapshots: keep the weights so many times on the way, for a video of training
+        resume: the folder of a run to go on with; RECIPE and SCENE are then optional and must agree
+        tensorboard: also write event files (extra: log)
+    """
+    from rayprior import verbs
+    from rayprior.training.budget import Budget
+
+    budget = None if steps is None and seconds is None else Budget(steps, seconds)
+    if resume is not None:
+        wanted = None if recipe is None else _chosen_recipe(recipe, field, size, quality, prior, set)
+        verbs.resume(resume, budget, wanted, scene, snapshots=snapshots, tensorboard=tensorboard)
+        return
+    if recipe is None or scene is None:
+        missing = "a recipe and a scene" if recipe is None else "a scene"
+        raise UserError(f"train needs {missing}: rayprior train RECIPE SCENE, or rayprior train --resume RUN")
+    chosen = _chosen_recipe(recipe, field, size, quality, prior, set)
+    from rayprior.scenes.open import load_scene
+
+    opened = load_scene(
+        scene, format=format, split=split, views=views, fewshot=fewshot, fewshot_seed=fewshot_seed,
+        downscale=downscale, near=near, far=far, masks=masks, skip_missing=skip_missing,
+    )  # fmt: skip
+    verbs.train(
+        chosen, opened, budget, out=out, seed=seed, threads=threads, device=device,
+        snapshots=snapshots, tensorboard=tensorboard,
+    )  # fmt: skip
+
+
+def evaluate(
+    run: Positional[RunArg],
+    lpips: Literal["auto", "alex", "vgg", "none"] = "auto",
+    threads: int | None = None,
+    device: str = "auto",
+) -> None:
+    """Measure a run on its held-out views: RUN/eval/STEP/metrics.json.
+
+    Args:
+        lpips: network; auto leaves it out where its weights are not on this machine
+        threads: default all cores
+        device: auto, cpu, cuda, cuda:N
+    """
+    from rayprior import verbs
+
+    verbs.evaluate_run(run, lpips, threads, device)
+
+
+app.command(evaluate, name="eval")
+
+
+@app.command
+def render(
+    run: Positional[RunArg],
+    path: Annotated[str, arg(metavar="orbit|spiral|interpolate|train|test|FILE")] = "orbit",
+    show: Annotated[str, arg(metavar="rgb,depth,opacity")] = "rgb",
+    format: Literal["mp4", "webp", "gif", "png"] = "webp",
+    frames: int | None = None,
+    size: Annotated[str | None, arg(metavar="WxH")] = None,
+    out: Path | None = None,
+    snapshots: bool = False,
+    threads: int | None = None,
+    device: str = "auto",
+) -> None:
+    """Render a run along a camera path: RUN/renders/PATH.FORMAT.
+
+    Args:
+        path: a named path, or a JSON file with one
+        show: what to show; several stand side by side
+        format: of the film; png: a folder of frames, with depth also as numbers
+        frames: how many
+        size: of the pictures, 640x480
+        out: the file; default RUN/renders/PATH.FORMAT
+        snapshots: one still view through the training instead (train with --snapshots N)
+        threads: default all cores
+        device: auto, cpu, cuda, cuda:N
+    """
+    from rayprior import verbs
+
+    verbs.render_run(
+        run, path, show, format, frames, size, out, snapshots=snapshots, threads=threads, device=device
+    )
+
+
+def _chosen_recipe(
+    name: str,
+    field: Any,
+    size: Any,
+    quality: Any,
+    priors: Sequence[str],
+    settings: Sequence[str],
+) -> Recipe:
+    """The recipe that was typed: a name or a file, then backbone, size, quality, priors, and single values last."""
+    from dataclasses import replace
+
+    from rayprior import methods
+    from rayprior.priors.spec import parse_priors
+    from rayprior.training.recipe_json import read_recipe, set_value
+
+    is_file = name.endswith(".json") or os.sep in name
+    chosen = read_recipe(Path(name), import_priors=True) if is_file else methods.method(name)
+    if field is not None:
+        chosen = methods.with_field(chosen, field)
+    chosen = methods.with_size(chosen, size)
+    if quality is not None:
+        chosen = methods.with_quality(chosen, quality)
+    added = parse_priors(priors)
+    chosen = replace(chosen, terms={**chosen.terms, **added})
+    for setting in settings:
+        chosen = set_value(chosen, setting)
+    return chosen
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line. Exits with 0 done, 2 the user's mistake, 1 a fault of ours, 130 interrupted."""
+    try:
+        app.cli(prog="rayprior", description=rayprior.__doc__, args=argv)
+    except UserError as error:
+        print(f"rayprior: {error}", file=sys.stderr)
+        sys.exit(MISTAKE)
+    except KeyboardInterrupt as stop:
+        print(f"rayprior: interrupted{stop.args[0] if stop.args else ''}", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output has gone (`rayprior ... | head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(DONE)
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        print("rayprior: this is a fault of ours, not yours; please report it with the lines above", file=sys.stderr)
+        sys.exit(FAULT)
+
+
+if __name__ == "__main__":
+    main()
