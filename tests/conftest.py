@@ -7,6 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from rayprior.kernels.threads import set_threads
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Tests are small: two threads that wait for each other on a busy machine cost fifty times what they save."""
+    set_threads(1)
+
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:

@@ -1,4 +1,4 @@
-"""The contracts of every Term, Field, Sampler, Space and Recipe. A new part joins by a word in a list, or none at all."""
+"""The contracts of every Term, Field, Sampler, Space and Recipe. A new part joins by one word, or by none."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 
 from rayprior.fields.field import Field
 from rayprior.fields.grid import Grid
-from rayprior.fields.mlp import Mlp
+from rayprior.fields.mlp import Mlp, MlpField
 from rayprior.fields.space import Space
 from rayprior.maths import stepfun
 from rayprior.maths.space import Box
@@ -65,10 +65,10 @@ Parts = tuple[FieldConfig, SamplerConfig, Space, Compositing]
 
 
 def goes_together(field: FieldConfig, sampler: SamplerConfig, space: Space, how: Compositing) -> bool:
-    """The opaque tail wants a density that can be zero; grids of cells, be they of features or densities, want bounds."""
-    if how.opaque_tail and not (isinstance(field, Mlp) and field.density == "relu" and not isinstance(sampler, DensityGrid)):
-        return False
-    return space.kind in BOUNDED or not (isinstance(field, Grid) or isinstance(sampler, DensityGrid))
+    """The opaque tail wants a density that can be zero; grids, be they of features or of densities, want bounds."""
+    cells = isinstance(field, Grid) or isinstance(sampler, DensityGrid)
+    can_be_zero = isinstance(field, Mlp) and field.density == "relu"
+    return (space.kind in BOUNDED or not cells) and (not how.opaque_tail or (can_be_zero and not cells))
 
 
 COMBINATIONS: dict[str, Parts] = {
@@ -112,6 +112,9 @@ def seeded(seed: int = 0) -> Generator:
 def built(parts: Parts, seed: int = 0) -> Model:
     torch.manual_seed(seed)
     model = Model.build(*parts)
+    for module in model.modules():
+        if isinstance(module, MlpField):  # a ReLU density may be born dead; where it is alive is asked here
+            module.density_head.bias.data += 0.5
     model.refresh(0, seeded(seed))
     return model
 
@@ -120,7 +123,7 @@ def forward_rays(count: int = 40, seed: int = 1) -> Query:
     """Rays that every space can hold: from around the origin forward, through the box, with a colour known of each."""
     g = seeded(seed)
     origins = 0.1 * torch.randn(count, 3, generator=g)
-    directions = torch.tensor([0.0, 0.0, 1.0]) + 0.3 * torch.randn(count, 3, generator=g)
+    directions = torch.cat([0.3 * torch.randn(count, 2, generator=g), torch.ones(count, 1)], dim=1)
     rays = Rays.through(origins, directions, 1.2, 6.0, background=(0.2, 0.5, 0.9))
     return Query(rays, {"rgb": torch.rand(count, 3, generator=g)})
 
@@ -159,12 +162,12 @@ def tensors(value: Any, name: str = "rendering") -> Iterator[tuple[str, Tensor]]
             yield from tensors(getattr(value, part.name), f"{name}.{part.name}")
 
 
-def assert_same(a: Any, b: Any, **tolerance: float) -> None:
+def assert_same(a: Any, b: Any, rtol: float = 0.0, atol: float = 0.0) -> None:
     """Equal bit for bit, or within a tolerance."""
     left, right = dict(tensors(a)), dict(tensors(b))
     assert left.keys() == right.keys()
     for name, value in left.items():
-        torch.testing.assert_close(value, right[name], **(tolerance or {"rtol": 0, "atol": 0}), msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(value, right[name], rtol=rtol, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def assert_finite(model: nn.Module, seen: Rendering) -> None:

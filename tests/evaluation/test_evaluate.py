@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from math import log
 
 import pytest
 import torch
@@ -26,8 +27,17 @@ def test_the_true_model_is_nearly_perfect(scene, model):
     assert result.mean["ssim"] > 0.99
     assert result.mean["distance_delta_1.25"] == 1
     assert result.mean["floater_share"] == 0
-    bin_width = 2.5 / 256 / scene.similarity.scale
-    assert 0 < result.mean["distance_mae"] < 2 * bin_width
+
+
+def test_distance_errors_are_in_the_captures_unit(scene, make_model):
+    """A ball of density d is seen ln 2 / d behind its surface (the median); 4 input units are 1 working unit."""
+    centre = (slice(14, 18), slice(18, 22))
+    mask = torch.zeros(32, 40, 1, dtype=torch.bool)
+    mask[centre] = True
+    middle = replace(scene, masks=Pictures.of([mask] * len(scene)))
+    result = evaluate(make_model(density=20), middle, [0], lpips="none")
+    assert result.mean["distance_mae"] == pytest.approx(4 * log(2) / 20, rel=0.02)
+    assert result.mean["distance_abs_rel"] == pytest.approx(log(2) / 20 / 1.62, rel=0.03)
 
 
 def test_a_colour_error_has_its_closed_form(make_scene, make_model):
