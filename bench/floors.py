@@ -1,4 +1,4 @@
-"""What this machine can do at best: random reads and read-modify-writes in cache, streaming, multiply-adds, exponentials.
+"""What this machine can do at best: random reads and updates in cache, streaming, multiply-adds, exponentials.
 
 Each rate is measured by a loop that does nothing else, on data that lies where the training's own data lies, with the
 threads of the training. A floor is then a count over a rate.

@@ -48,6 +48,7 @@ def train_once(case: str, seconds: float, threads: int, seed: int, settings: lis
     from rayprior.kernels.threads import set_threads
     from rayprior.training.loop import Progress
     from rayprior.training.recipe_json import set_value
+    from rayprior.training.settle import samples_a_ray
 
     set_threads(threads)
     scene = load_scene(scene_of(case))
@@ -67,7 +68,7 @@ def train_once(case: str, seconds: float, threads: int, seed: int, settings: lis
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         result = evaluate(run.model, scene, scene.split.test, lpips="none", keep=0)
     now = seen[0]
-    samples = run.recipe.sampler.samples  # type: ignore[union-attr]  # a density grid's, settled
+    samples = samples_a_ray(run.recipe.sampler)
     return {
         "case": case if scene_of(case) != "synthetic:still-life" else "still-life",
         "seconds": seconds,
@@ -92,10 +93,12 @@ def parts_of_step(case: str, threads: int) -> list[dict[str, Any]]:
     import torch
 
     from rayprior import load_scene, methods
+    from rayprior.fields.grid import GridField
     from rayprior.kernels.composite import composite
     from rayprior.kernels.distortion import distortion
     from rayprior.kernels.encode import encode
     from rayprior.kernels.threads import set_threads
+    from rayprior.rendering.density_grid import DensityGrid, DensityGridSampler
     from rayprior.training.settle import settle
     from rayprior.training.tasks import FitScene, generator_for
 
@@ -112,16 +115,25 @@ def parts_of_step(case: str, threads: int) -> list[dict[str, Any]]:
 
     for number in range(200):
         step(number)
-    model, field, space = task.model, task.model.field, task.model.space
+    model, field, sampler, config, space = (
+        task.model,
+        task.model.field,
+        task.model.sampler,
+        recipe.sampler,
+        recipe.space,
+    )
     assert recipe.photo.rays is not None
+    assert isinstance(config, DensityGrid)
+    assert isinstance(field, GridField)
+    assert isinstance(sampler, DensityGridSampler)
     query = task.scene.photo_rays(recipe.photo.rays, generator_for(0, 1, "photo"))
     rays = query.rays
-    edges, _ = model.sampler.propose(rays, field, generator_for(0, 1, "sampler"))
+    edges, _ = sampler.propose(rays, field, generator_for(0, 1, "sampler"))
     x = rays.at(0.5 * (edges[:, 1:] + edges[:, :-1]))
     flat, lengths = x.reshape(-1, 3).contiguous(), edges[:, 1:] - edges[:, :-1]
-    table, resolutions, box = field.table, field.resolutions, space.box  # type: ignore[union-attr]
+    table, resolutions, box = field.table, field.resolutions, space.box
     encoded = encode(flat, table, resolutions, box).detach().requires_grad_()
-    out = field.linear(encoded)  # type: ignore[operator]
+    out = field.linear(encoded)
     density = torch.rand_like(lengths).requires_grad_()
     feature = out.view(*lengths.shape, -1)[..., 1:].detach().contiguous().requires_grad_()
     weights, _, seen = composite(density, lengths, feature)
@@ -145,18 +157,16 @@ def parts_of_step(case: str, threads: int) -> list[dict[str, Any]]:
     n, r, c = len(flat), len(rays), feature.shape[-1]
     levels, corners = len(resolutions), 8 * len(resolutions) * len(flat)
     count = sum(p.numel() for p in model.parameters())
-    linear_flops = 6 * n * field.linear.weight.numel()  # type: ignore[union-attr, operator]
+    linear_flops = 6 * n * field.linear.weight.numel()
     head_flops = 6 * r * sum(p.numel() for name, p in field.named_parameters() if name.startswith("colour_net"))
-    config = recipe.sampler
-    bins: int = config.bins  # type: ignore[union-attr]
-    refreshed = model.sampler.reachable.numel() * config.refresh_share / config.refresh_every  # type: ignore[union-attr, operator]
+    refreshed = sampler.reachable.numel() * config.refresh_share / config.refresh_every
     head_inputs = [seen, *[p for name, p in field.named_parameters() if name.startswith("colour_net")]]
     rows: list[tuple[str, Callable[[], object], float]] = [
         ("draw rays", lambda: task.scene.photo_rays(r, generator_for(0, 1, "photo")), r * 4 * 30 / machine.bytes),
         (
             "march",
-            lambda: model.sampler.propose(rays, field, generator_for(0, 1, "sampler")),
-            r * bins / machine.cell_reads + 20 * r * bins / machine.flops,
+            lambda: sampler.propose(rays, field, generator_for(0, 1, "sampler")),
+            r * config.bins / machine.cell_reads + 20 * r * config.bins / machine.flops,
         ),
         (
             "encode",
@@ -165,7 +175,7 @@ def parts_of_step(case: str, threads: int) -> list[dict[str, Any]]:
         ),
         (
             "linear",
-            both_ways(lambda: field.linear(encoded), [encoded, *field.linear.parameters()]),  # type: ignore[operator, union-attr]
+            both_ways(lambda: field.linear(encoded), [encoded, *field.linear.parameters()]),
             linear_flops / machine.flops + 4 * n * (2 * 2 * levels + 2 * (c + 1)) / machine.bytes,
         ),
         (
@@ -182,14 +192,16 @@ def parts_of_step(case: str, threads: int) -> list[dict[str, Any]]:
         ("adam", adam, 4 * 8 * count / machine.bytes),
         (
             "refresh",
-            lambda: model.sampler.refresh(32, field, generator_for(0, 1, "refresh")),
+            lambda: sampler.refresh(32, field, generator_for(0, 1, "refresh")),
             refreshed * 8 * levels / machine.reads,
         ),
     ]
     found = []
     for name, run, floor in rows:
         spent = median_ms(run)
-        found.append({"part": name, "ms": spent / config.refresh_every if name == "refresh" else spent, "floor_ms": floor * 1e3})  # type: ignore[union-attr]
+        found.append(
+            {"part": name, "ms": spent / config.refresh_every if name == "refresh" else spent, "floor_ms": floor * 1e3}
+        )
     whole = median_ms(step, rounds=300)
     timed, least = sum(row["ms"] for row in found), sum(row["floor_ms"] for row in found)
     found.append({"part": "glue", "ms": max(0.0, whole - timed), "floor_ms": 0.0})
@@ -257,7 +269,8 @@ def main() -> None:
                 ratio = f"{row['ms'] / row['floor_ms']:.2f}" if row["floor_ms"] > 1e-3 else ""
                 print(f"{row['part']:12}{row['ms']:8.2f}{row['floor_ms']:8.2f}{ratio:>8}")
     if not asked.parts:
-        print(f"\n{'case':10}{'threads':>8}{'seconds':>8}{'PSNR':>24}{'rays/s':>10}{'samples/s':>11}{'MB':>6}{'start s':>8}")
+        head = f"{'case':10}{'threads':>8}{'seconds':>8}{'PSNR':>24}{'rays/s':>10}{'samples/s':>11}{'MB':>6}"
+        print(f"\n{head}{'start s':>8}")
         for case in asked.cases:
             for threads in asked.threads:
                 for seconds in asked.seconds:

@@ -4,34 +4,46 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
-import rayprior
 from rayprior.errors import UserError
 
 if TYPE_CHECKING:
-    from rayprior.scenes.scene import Scene
     from rayprior.training.recipe import Recipe
-    from rayprior.training.run import Run
 
 DONE, FAULT, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+ABOUT = "Radiance fields from imperfect captures: train, measure, render. Begin with: rayprior demo"
+
+
+def option(metavar: str, default: str = "") -> Any:
+    """How --help shows an option that may be left out: its value's name, and what leaving it out means."""
+    return arg(metavar=metavar, help_behavior_hint=f"(default: {default})" if default else "")
+
 
 SceneArg = Annotated[str, arg(metavar="SCENE", help="a capture's folder or file, or synthetic:NAME")]
 RunArg = Annotated[Path, arg(metavar="RUN", help="the folder of a run")]
 RecipeArg = Annotated[str, arg(metavar="RECIPE", help="a name from `rayprior methods`, or a JSON file")]
 Settings = Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="KEY=VALUE")]
 Priors = Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="SPEC")]
+Flag = Annotated[bool, arg(help_behavior_hint=""), FlagCreatePairsOff]
+Whole = Annotated[int | None, option("N")]
+Name = Annotated[str | None, option("NAME")]
+Folder = Annotated[Path | None, option("DIR")]
+Threads = Annotated[int | None, option("T", "all cores")]
+Backbone = Annotated[Literal["mlp", "grid"] | None, option("mlp|grid", "the recipe's")]
+Quality = Annotated[Literal["draft", "standard", "final"] | None, option("draft|standard|final", "the recipe's")]
+MaskRule = Literal["ignore", "background"]
 
 app = tyro.extras.SubcommandApp()
 
 
 @app.command
-def demo(out: Path | None = None) -> None:
+def demo(out: Folder = None) -> None:
     """Train, measure and render an embedded scene in about a minute; no download.
 
     Args:
@@ -45,12 +57,12 @@ def demo(out: Path | None = None) -> None:
 @app.command
 def inspect(
     scene: Positional[SceneArg],
-    out: Path | None = None,
-    split: str | None = None,
-    downscale: int = 1,
-    masks: Literal["ignore", "background"] = "ignore",
-    format: str | None = None,
-    skip_missing: bool = False,
+    out: Folder = None,
+    split: Name = None,
+    downscale: Annotated[int, arg(metavar="K")] = 1,
+    masks: MaskRule = "ignore",
+    format: Name = None,
+    skip_missing: Flag = False,
 ) -> None:
     """Show what a capture holds: cameras, splits, bounds, depth, masks, in words and as a picture.
 
@@ -65,9 +77,7 @@ def inspect(
     from rayprior.scenes.inspect import inspect_scene
     from rayprior.scenes.open import load_scene
 
-    opened = load_scene(
-        scene, format=format, split=split, downscale=downscale, masks=masks, skip_missing=skip_missing
-    )
+    opened = load_scene(scene, format=format, split=split, downscale=downscale, masks=masks, skip_missing=skip_missing)
     lines, picture = inspect_scene(opened, out)
     print("\n".join(lines))
     if picture is not None:
@@ -94,9 +104,9 @@ def priors() -> None:
 def recipe(
     recipe: Positional[RecipeArg],
     set: Settings = (),
-    field: Literal["mlp", "grid"] | None = None,
+    field: Backbone = None,
     size: Literal["small", "full"] = "full",
-    quality: Literal["draft", "standard", "final"] | None = None,
+    quality: Quality = None,
     prior: Priors = (),
 ) -> None:
     """Print a recipe as JSON, to edit.
@@ -117,49 +127,49 @@ def recipe(
 
 @app.command
 def train(
-    recipe: Positional[Annotated[str | None, arg(metavar="RECIPE")]] = None,
-    scene: Positional[Annotated[str | None, arg(metavar="SCENE")]] = None,
-    out: Path | None = None,
-    steps: int | None = None,
-    seconds: float | None = None,
-    split: str | None = None,
-    views: str | None = None,
-    fewshot: int | None = None,
-    fewshot_seed: int = 0,
-    downscale: int = 1,
-    seed: int = 0,
-    threads: int | None = None,
-    device: str = "auto",
-    field: Literal["mlp", "grid"] | None = None,
-    size: Literal["small", "full"] = "full",
-    quality: Literal["draft", "standard", "final"] | None = None,
+    recipe: Positional[Annotated[str | None, option("RECIPE")]] = None,
+    scene: Positional[Annotated[str | None, option("SCENE")]] = None,
+    out: Annotated[Path | None, option("RUN", "runs/SCENE-RECIPE-DATE-TIME")] = None,
+    steps: Annotated[int | None, option("N", "the recipe's")] = None,
+    seconds: Annotated[float | None, option("S")] = None,
+    split: Annotated[str | None, option("NAME", "the capture's own, else every 8th view is held out")] = None,
+    views: Annotated[str | None, option("26,86,2,55")] = None,
+    fewshot: Whole = None,
+    fewshot_seed: Annotated[int | None, option("K", "0")] = None,
+    downscale: Annotated[int | None, option("K", "1")] = None,
+    seed: Annotated[int | None, option("K", "0")] = None,
+    threads: Threads = None,
+    device: Annotated[str | None, option("auto|cpu|cuda|cuda:N", "auto")] = None,
+    field: Backbone = None,
+    size: Annotated[Literal["small", "full"] | None, option("small|full", "full")] = None,
+    quality: Quality = None,
     prior: Priors = (),
     set: Settings = (),
-    format: str | None = None,
-    skip_missing: bool = False,
-    near: float | None = None,
-    far: float | None = None,
-    masks: Literal["ignore", "background"] = "ignore",
-    snapshots: int = 0,
-    resume: Path | None = None,
-    tensorboard: bool = False,
+    format: Name = None,
+    skip_missing: Flag = False,
+    near: Annotated[float | None, option("X")] = None,
+    far: Annotated[float | None, option("Y")] = None,
+    masks: Annotated[MaskRule | None, option("ignore|background", "ignore")] = None,
+    snapshots: Annotated[int, arg(metavar="N")] = 0,
+    resume: Annotated[Path | None, option("RUN")] = None,
+    tensorboard: Flag = False,
 ) -> None:
     """Train RECIPE on SCENE, measure it on the held-out views, write a report. With --resume RUN, go on with a run.
 
     Args:
         recipe: a name from `rayprior methods`, or a JSON file
         scene: a capture's folder or file, or synthetic:NAME
-        out: the run's folder; default runs/SCENE-RECIPE-DATE-TIME
+        out: the run's folder
         steps: budget in steps
-        seconds: budget in seconds of the training loop
+        seconds: budget in seconds of the training loop, instead of steps
         split: a named split
-        views: training views by name or trailing number, 26,86,2,55
+        views: training views by name, or by the number that their names end in
         fewshot: train on so many of the training views
         fewshot_seed: which ones
         downscale: whole factor by which pictures are made smaller
         seed: of everything random
-        threads: default all cores
-        device: auto, cpu, cuda, cuda:N
+        threads: of the kernels and of torch
+        device: where to train; auto takes CUDA where there is one
         field: another backbone under the same terms
         size: small: what tests and studies of MLP fields use
         quality: how much a grid can hold and how long it trains
@@ -178,7 +188,14 @@ def train(
     from rayprior.training.budget import Budget
 
     budget = None if steps is None and seconds is None else Budget(steps, seconds)
+    chooses = {"field": field, "size": size, "quality": quality, "prior": prior, "set": set}
+    opens = {
+        "split": split, "views": views, "fewshot": fewshot, "fewshot-seed": fewshot_seed, "downscale": downscale,
+        "format": format, "skip-missing": skip_missing, "near": near, "far": far, "masks": masks,
+    }  # fmt: skip
     if resume is not None:
+        kept = {"out": out, "seed": seed, "threads": threads, "device": device, **opens}
+        _refuse_beside_resume(resume, kept if recipe is not None else kept | chooses)
         wanted = None if recipe is None else _chosen_recipe(recipe, field, size, quality, prior, set)
         verbs.resume(resume, budget, wanted, scene, snapshots=snapshots, tensorboard=tensorboard)
         return
@@ -188,35 +205,41 @@ def train(
     chosen = _chosen_recipe(recipe, field, size, quality, prior, set)
     from rayprior.scenes.open import load_scene
 
-    opened = load_scene(
-        scene, format=format, split=split, views=views, fewshot=fewshot, fewshot_seed=fewshot_seed,
-        downscale=downscale, near=near, far=far, masks=masks, skip_missing=skip_missing,
-    )  # fmt: skip
+    given: dict[str, Any] = {name.replace("-", "_"): value for name, value in opens.items() if value is not None}
     verbs.train(
-        chosen, opened, budget, out=out, seed=seed, threads=threads, device=device,
+        chosen, load_scene(scene, **given), budget, out=out, seed=seed or 0, threads=threads, device=device or "auto",
         snapshots=snapshots, tensorboard=tensorboard,
     )  # fmt: skip
 
 
+def _refuse_beside_resume(run: Path, options: Mapping[str, Any]) -> None:
+    """A run keeps what it was started with: an option that would do nothing is not taken in silence."""
+    typed = [f"--{name}" for name, value in options.items() if value not in (None, False, ())]
+    if typed:
+        raise UserError(
+            f"--resume {run} with {', '.join(typed)}: a run goes on as it was started, and only its budget may grow "
+            "(--steps, --seconds). Leave them out, or start a new run without --resume"
+        )
+
+
+@app.command(name="eval")
+@app.command(name="eval")
 def evaluate(
     run: Positional[RunArg],
     lpips: Literal["auto", "alex", "vgg", "none"] = "auto",
-    threads: int | None = None,
-    device: str = "auto",
+    threads: Threads = None,
+    device: Annotated[str, arg(metavar="D")] = "auto",
 ) -> None:
     """Measure a run on its held-out views: RUN/eval/STEP/metrics.json.
 
     Args:
         lpips: network; auto leaves it out where its weights are not on this machine
-        threads: default all cores
-        device: auto, cpu, cuda, cuda:N
+        threads: of the kernels and of torch
+        device: auto, cpu, cuda or cuda:N
     """
     from rayprior import verbs
 
     verbs.evaluate_run(run, lpips, threads, device)
-
-
-app.command(evaluate, name="eval")
 
 
 @app.command
@@ -225,12 +248,12 @@ def render(
     path: Annotated[str, arg(metavar="orbit|spiral|interpolate|train|test|FILE")] = "orbit",
     show: Annotated[str, arg(metavar="rgb,depth,opacity")] = "rgb",
     format: Literal["mp4", "webp", "gif", "png"] = "webp",
-    frames: int | None = None,
-    size: Annotated[str | None, arg(metavar="WxH")] = None,
-    out: Path | None = None,
-    snapshots: bool = False,
-    threads: int | None = None,
-    device: str = "auto",
+    frames: Annotated[int | None, option("N", "60, or as many as the path has")] = None,
+    size: Annotated[str | None, option("WxH", "the first training picture's")] = None,
+    out: Annotated[Path | None, option("PATH", "RUN/renders/PATH.FORMAT")] = None,
+    snapshots: Flag = False,
+    threads: Threads = None,
+    device: Annotated[str, arg(metavar="D")] = "auto",
 ) -> None:
     """Render a run along a camera path: RUN/renders/PATH.FORMAT.
 
@@ -240,16 +263,14 @@ def render(
         format: of the film; png: a folder of frames, with depth also as numbers
         frames: how many
         size: of the pictures, 640x480
-        out: the file; default RUN/renders/PATH.FORMAT
+        out: the file, or with png the folder
         snapshots: one still view through the training instead (train with --snapshots N)
-        threads: default all cores
-        device: auto, cpu, cuda, cuda:N
+        threads: of the kernels and of torch
+        device: auto, cpu, cuda or cuda:N
     """
     from rayprior import verbs
 
-    verbs.render_run(
-        run, path, show, format, frames, size, out, snapshots=snapshots, threads=threads, device=device
-    )
+    verbs.render_run(run, path, show, format, frames, size, out, snapshots=snapshots, threads=threads, device=device)
 
 
 def _chosen_recipe(
@@ -284,12 +305,12 @@ def _chosen_recipe(
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line. Exits with 0 done, 2 the user's mistake, 1 a fault of ours, 130 interrupted."""
     try:
-        app.cli(prog="rayprior", description=rayprior.__doc__, args=argv)
+        app.cli(prog="rayprior", description=ABOUT, args=argv)
     except UserError as error:
         print(f"rayprior: {error}", file=sys.stderr)
         sys.exit(MISTAKE)
     except KeyboardInterrupt as stop:
-        print(f"rayprior: interrupted{stop.args[0] if stop.args else ''}", file=sys.stderr)
+        print(" ".join(["rayprior: interrupted", *map(str, stop.args)]), file=sys.stderr)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:  # the reader of our output has gone (`rayprior ... | head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -19,8 +19,8 @@ from rayprior.training.recipe import Adam, Expects, Photo, Recipe
 Quality = Literal["draft", "standard", "final"]
 
 # NeRF (Mildenhall et al. 2020) on Blender scenes, section 5.3 and the released code: ReLU density, the opaque last bin,
-# samples at the left ends of their bins, 64 coarse and 128 fine samples, 1024 rays of one photograph a step, the central
-# half of it for the first 500 steps, white background.
+# samples at the left ends of their bins, 64 coarse and 128 fine samples, 1024 rays of one photograph a step, of its
+# central half for the first 500 steps, white background.
 nerf = Recipe(
     name="nerf",
     about="NeRF (Mildenhall et al., ECCV 2020), the paper's settings for Blender scenes",
@@ -39,8 +39,8 @@ nerf = Recipe(
     ),
 )  # fmt: skip
 
-# The fast default: one small hash grid, one cached density grid, photometric + distortion. Rates are constant for 30 % of
-# the budget, then fall exponentially, so that a run of ten seconds and one of an hour both end converged.
+# The fast default: one small hash grid, one cached density grid, photometric + distortion. Rates are constant for 30 %
+# of the budget, then fall exponentially, so that a run of ten seconds and one of an hour both end converged.
 grid = Recipe(
     name="grid",
     about="small hash grid (after instant-ngp, Mueller et al. 2022) with a cached density grid; the fast default",
@@ -54,7 +54,7 @@ grid = Recipe(
         eps=1e-15,
     ),
     steps=8_000,
-    expects="no published number: it is ours; docs/performance.md has the measured ones",
+    expects="no published number: it is ours; docs/methods/grid.md has the measured ones",
 )
 
 METHODS: dict[str, Recipe] = {recipe.name: recipe for recipe in (grid, nerf)}
@@ -97,7 +97,9 @@ def with_size(recipe: Recipe, size: Literal["small", "full"]) -> Recipe:
 def with_quality(recipe: Recipe, quality: Quality) -> Recipe:
     """One dial of the grid: how much it can hold, and how many steps it takes by default."""
     if not isinstance(recipe.field, Grid) or not isinstance(recipe.sampler, DensityGrid):
-        raise UserError(f"--quality is a dial of grid fields, and '{recipe.name}' has none; add --field grid, or use --size")
+        raise UserError(
+            f"--quality is a dial of grid fields, and '{recipe.name}' has none; add --field grid, or use --size"
+        )
     if quality == "draft":
         return replace(recipe, steps=1_500)
     if quality == "standard":

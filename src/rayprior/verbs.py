@@ -22,7 +22,7 @@ from rayprior.kernels.threads import set_threads
 from rayprior.maths.schedules import Schedule
 from rayprior.methods import METHODS, grid
 from rayprior.priors import TERMS
-from rayprior.priors.spec import options_text
+from rayprior.priors.spec import options_text, user_file
 from rayprior.scenes.open import load_scene
 from rayprior.scenes.scene import Scene
 from rayprior.training.bill import available_memory, bill, refuse_if_too_large
@@ -36,6 +36,8 @@ from rayprior.training.settle import settle
 from rayprior.training.tasks import scene_for
 
 QUICK_SECONDS = 30.0  # what the report after a training may spend on measuring; `eval` takes the time it needs
+# what fits a terminal of 80 columns; metrics.json has every number
+TABLE = ("psnr", "ssim", "lpips", "distance_abs_rel", "floater_share")
 FILM_SECONDS, FILM_FRAMES, FILM_WIDTH = 15.0, 24, 200
 
 console = Console(highlight=False, soft_wrap=True)
@@ -92,7 +94,9 @@ def resume(
     """Go on with a run; what was typed beside it must agree with what it is."""
     run = Run.open(path, import_priors=True)
     if scene is not None and Path(scene).resolve() != Path(run.opening.path).resolve():
-        raise UserError(f"{path}: this run is of {run.opening.path}, not of {scene}; leave SCENE out, or start a new run")
+        raise UserError(
+            f"{path}: this run is of {run.opening.path}, not of {scene}; leave SCENE out, or start a new run"
+        )
     opened = load_scene(run.opening.path, **run.opening.options)
     if wanted is not None and recipe_hash(settle(wanted, opened)) != run.recipe_hash:
         raise UserError(
@@ -104,8 +108,10 @@ def resume(
     for change in run.changed_versions():
         console.print(f"note: {change}: the same bits as an uninterrupted run are not promised")
     console.print(f"resuming {path} from step {run.latest or 0:,} of {run.budget}")
-    for name in run.recipe.terms:
-        console.print(f"  prior '{name}' from the run's own copy") if (path / "priors").is_dir() else None
+    for name, term in run.recipe.terms.items():
+        file = user_file(term)
+        if file is not None:
+            console.print(f"  prior '{name}' from the run's own copy, {file.path}")
     with _progress() as watch:
         run = go_on(run, opened, watch=watch, snapshots=snapshots, events=_events(tensorboard))
     _finish(run, opened)
@@ -150,7 +156,12 @@ def _progress() -> Iterator[Callable[[Standing], None]]:
             return
         shown_at = clock
         status.stop()
-        numbers = {"step": now.step, "psnr": now.psnr, "rate": _rate(now.rays_per_second), "left": _time(now.seconds_left)}
+        numbers = {
+            "step": now.step,
+            "psnr": now.psnr,
+            "rate": _rate(now.rays_per_second),
+            "left": _time(now.seconds_left),
+        }
         if task is None:
             bar.start()
             task = bar.add_task("", total=1.0, **numbers)
@@ -294,8 +305,10 @@ def _metrics_path(run: Run) -> Path:
 
 
 def _print_table(result: Evaluation, run: Run) -> None:
-    table = Table(title=f"{run.recipe.name}, step {run.latest or 0:,}, {len(result.views)} held-out views", title_style="bold")
-    keys = [key for key, value in result.mean.items() if value is not None]
+    table = Table(
+        title=f"{run.recipe.name}, step {run.latest or 0:,}, {len(result.views)} held-out views", title_style="bold"
+    )
+    keys = [key for key in TABLE if result.mean.get(key) is not None]
     table.add_column("view")
     for key in keys:
         table.add_column(key, justify="right")
@@ -395,7 +408,11 @@ def show_methods() -> None:
     table = Table("recipe", "what it is", "terms", "expects")
     for name, recipe in METHODS.items():
         expects = recipe.expects
-        number = f"{expects.metric} {expects.value:g} on {expects.protocol} [{expects.mark}]" if isinstance(expects, Expects) else "-"
+        number = (
+            f"{expects.metric} {expects.value:g} on {expects.protocol} [{expects.mark}]"
+            if isinstance(expects, Expects)
+            else "-"
+        )
         table.add_row(name, recipe.about, ", ".join(recipe.terms), number.replace("[", r"\["))
     console.print(table)
 
@@ -407,5 +424,3 @@ def show_priors() -> None:
         table.add_row(name, (term.__doc__ or "").strip().split("\n")[0], options_text(term))
     console.print(table)
     console.print("your own: --prior FILE.py:CLASS:option=value (examples/own_prior.py)")
-
-

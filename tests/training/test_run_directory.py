@@ -20,6 +20,7 @@ from torch import nn
 
 from rayprior.errors import UserError
 from rayprior.fields.grid import Grid
+from rayprior.files import append_line, write_atomically, write_json
 from rayprior.plain import to_plain
 from rayprior.priors import Distortion, Photometric
 from rayprior.priors.spec import NotImported, parse_prior, user_file
@@ -27,7 +28,6 @@ from rayprior.rendering.density_grid import DensityGrid
 from rayprior.training import files
 from rayprior.training import run as run_module
 from rayprior.training.budget import Budget
-from rayprior.training.files import append_line, write_atomically, write_json
 from rayprior.training.recipe import Recipe
 from rayprior.training.recipe_json import read_recipe, recipe_from_plain, recipe_hash, recipe_to_plain
 from rayprior.training.run import Conditions, Opening, Run, default_path, versions

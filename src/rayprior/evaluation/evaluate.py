@@ -17,9 +17,9 @@ from rayprior.errors import UserError
 from rayprior.evaluation import metrics
 from rayprior.evaluation.lpips import VERSION, Lpips, load_lpips
 from rayprior.evaluation.pictures import Picture, Renders, on_background, render_picture
+from rayprior.files import write_text
 from rayprior.maths.psnr import psnr
 from rayprior.scenes.scene import Pictures, Scene
-from rayprior.training.files import write_text
 
 LpipsChoice = Literal["auto", "alex", "vgg", "none"]
 KEPT_PICTURES = 8

@@ -27,9 +27,9 @@ from rayprior.evaluation.pictures import (
     span_of_path,
     to_bytes,
 )
+from rayprior.files import write_atomically, write_json
 from rayprior.scenes.cameras import Cameras
 from rayprior.scenes.scene import Scene
-from rayprior.training.files import write_atomically, write_json
 
 Show = Literal["rgb", "depth", "opacity"]
 Format = Literal["webp", "gif", "mp4", "png"]

@@ -23,7 +23,7 @@ from rayprior.evaluation.chart import Series, line_chart, linear_axis, short
 from rayprior.evaluation.evaluate import Evaluation, ScoredView, strict
 from rayprior.evaluation.export import Frame
 from rayprior.evaluation.pictures import ERROR_SCALE, Ramp, Span, distance_colours, error_colours, ramp, to_bytes
-from rayprior.training.files import write_text
+from rayprior.files import write_text
 
 PICTURE_WIDTH = 560  # about two device pixels to each pixel of a column
 SMALL = 220  # pictures narrower than this are shown with sharp pixels

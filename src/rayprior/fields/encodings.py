@@ -25,7 +25,7 @@ def frequency(x: Float[Tensor, "*b d"], octaves: int) -> Float[Tensor, "*b e"]:
 
 
 def spherical_harmonics(d: Float[Tensor, "*b 3"], degree: int) -> Float[Tensor, "*b n"]:
-    """Real orthonormal spherical harmonics of degrees 0..`degree` (at most 3) at unit directions: (degree + 1)^2 numbers.
+    """Real orthonormal spherical harmonics of degrees 0..`degree` (at most 3) at unit directions: (degree + 1)^2.
 
     Order l = 0, 1, ..., m = -l..l within each; signs without the Condon-Shortley phase.
     """
@@ -39,7 +39,7 @@ def spherical_harmonics(d: Float[Tensor, "*b 3"], degree: int) -> Float[Tensor, 
 
 @cache
 def _harmonics(degree: int) -> Float[Tensor, "monomials n"]:
-    """The harmonics as polynomials: coefficients of 1; x, y, z; xx, xy, ..., zz; xxx, xxy, ..., zzz (powers by axis)."""
+    """The harmonics as polynomials: coefficients of 1; x, y, z; xx, xy, ..., zz; xxx, xxy, ..., zzz."""
     columns: list[dict[str, float]] = [{"": sqrt(1 / (4 * pi))}]
     if degree >= 1:
         one = sqrt(3 / (4 * pi))

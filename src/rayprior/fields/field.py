@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
@@ -12,6 +13,7 @@ class Field(nn.Module, ABC):
     """deferred: colour is a function of the ray's composited feature, evaluated once a ray; else of each sample's."""
 
     deferred: bool = False
+    config: Any  # the values it was built from; while training, with schedules resolved
 
     @abstractmethod
     def density(

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from rayprior.fields.encodings import spherical_harmonics
 from rayprior.fields.field import Field
-from rayprior.kernels.encode import FEATURES, encode, level_resolutions
 from rayprior.fields.space import Space
+from rayprior.kernels.encode import FEATURES, encode, level_resolutions
 
 SH_DEGREE = 2
 SH_COUNT = (SH_DEGREE + 1) ** 2
@@ -58,7 +57,9 @@ class GridField(Field):
         width = 3 * SH_COUNT if config.head == "sh" else 15
         self.linear = nn.Linear(config.levels * FEATURES, 1 + width)
         if config.head != "sh":
-            self.colour_net = nn.Sequential(nn.Linear(width + SH_COUNT, config.hidden), nn.ReLU(), nn.Linear(config.hidden, 3))
+            self.colour_net = nn.Sequential(
+                nn.Linear(width + SH_COUNT, config.hidden), nn.ReLU(), nn.Linear(config.hidden, 3)
+            )
 
     def density(
         self, x: Float[Tensor, "*b 3"], generator: Generator | None = None

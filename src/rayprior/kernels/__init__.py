@@ -1,1 +1,1 @@
-"""The few hot loops. Each file: one plain PyTorch reference, its fast twins, and the function that chooses by device."""
+"""The few hot loops. Each file: a plain PyTorch reference, its fast twin, the function that chooses by device."""

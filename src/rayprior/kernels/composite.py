@@ -6,6 +6,8 @@ and one multiply-add a value channel. The backward pass reads the same and write
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -82,19 +84,18 @@ class _Composite(torch.autograd.Function):
         weights = torch.empty_like(density)
         opacity = torch.empty(density.shape[0])
         seen = torch.empty(density.shape[0], values.shape[2])
-        arrays = (a.detach().numpy() for a in (density, lengths, values, weights, opacity, seen))
+        arrays: Any = [a.detach().numpy() for a in (density, lengths, values, weights, opacity, seen)]
         _composite(threads(), *arrays)
         ctx.save_for_backward(lengths, values, weights)
         return weights, opacity, seen
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_weights, grad_opacity, grad_seen):
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         saved = ctx.saved_tensors
         lengths, values, _ = saved
         grad_density, grad_values = torch.empty_like(lengths), torch.empty_like(values)
-        grads = (grad_weights, grad_opacity, grad_seen)
-        arrays = (a.contiguous().numpy() for a in (*saved, *grads, grad_density, grad_values))
+        arrays: Any = [a.contiguous().numpy() for a in (*saved, *grad_outputs, grad_density, grad_values)]
         _composite_backward(threads(), *arrays)
         return grad_density, None, grad_values
 

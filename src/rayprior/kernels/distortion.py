@@ -5,6 +5,8 @@ Floor: reads edges and weights once, writes the gradient once; about 12 operatio
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -48,7 +50,8 @@ class _Distortion(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_value):
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (grad_value,) = grad_outputs
         return None, ctx.saved_tensors[0] * grad_value[:, None]
 
 

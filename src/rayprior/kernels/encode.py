@@ -1,4 +1,4 @@
-"""Multiresolution hash encoding: positions -> interpolated table features (instant-ngp, Mueller et al. 2022, section 3).
+"""Multiresolution hash encoding: positions -> interpolated features (instant-ngp, Mueller et al. 2022, section 3).
 
 Floor: levels x 8 random reads of 8 bytes a sample forward, as many read-modify-writes backward; a level of 2^15 entries
 is 256 KB, so it stays in a core's L2 cache while all samples pass. The backward pass runs in parallel over levels:
@@ -6,6 +6,8 @@ disjoint outputs, no atomics.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,7 +78,7 @@ def _unit(x, n, low, inverse, contracted):
         py = (py - low[1]) * inverse[1]
         pz = (pz - low[2]) * inverse[2]
     one, zero = np.float32(1), np.float32(0)
-    return min(max(px, zero), one), min(max(py, zero), one), min(max(pz, zero), one)
+    return min(max(zero, px), one), min(max(zero, py), one), min(max(zero, pz), one)  # nan: zero
 
 
 @njit(inline="always")
@@ -177,15 +179,17 @@ class _Encode(torch.autograd.Function):
         levels = torch.tensor(resolutions)
         out = torch.empty(x.shape[0], tables.shape[0] * FEATURES)
         unit = torch.empty_like(x)
-        arrays = (a.detach().numpy() for a in (x, tables, levels))
-        _encode(threads(), *arrays, low, 1 / size, contracted, out.numpy(), unit.numpy())
+        arrays = [a.detach().numpy() for a in (x, tables, levels)]
+        arguments: Any = (threads(), *arrays, low, 1 / size, contracted, out.numpy(), unit.numpy())
+        _encode(*arguments)
         ctx.save_for_backward(unit, levels)
         ctx.shape = tables.shape
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (grad,) = grad_outputs
         unit, levels = ctx.saved_tensors
         grad_tables = torch.zeros(ctx.shape)
         _encode_backward(unit.numpy(), grad.contiguous().numpy(), levels.numpy(), grad_tables.numpy())

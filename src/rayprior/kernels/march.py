@@ -5,6 +5,8 @@ Floor: `bins` random reads of 4 bytes a ray from a 1 MB grid, and about 20 opera
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -15,6 +17,8 @@ from rayprior.kernels.encode import unit_coordinates
 from rayprior.kernels.threads import threads
 from rayprior.maths import stepfun
 from rayprior.maths.space import Box
+
+LARGEST_CAP = 0.39  # of the twin: its series for 1 - exp(-tau) ends at tau = 1/2
 
 
 def spaced(t: Tensor) -> Tensor:
@@ -98,11 +102,12 @@ def _march(parts, origins, directions, near, far, u, grid, low, inverse, contrac
                 else:
                     px, py, pz = (px - low[0]) * inverse[0], (py - low[1]) * inverse[1], (pz - low[2]) * inverse[2]
                 size = np.float32(side)
-                i = int(min(max(px * size, np.float32(0)), last))
-                j = int(min(max(py * size, np.float32(0)), last))
-                k = int(min(max(pz * size, np.float32(0)), last))
+                # max(0, .): a position that is nan reads cell 0, and is still nan in the result
+                i = int(min(max(np.float32(0), px * size), last))
+                j = int(min(max(np.float32(0), py * size), last))
+                k = int(min(max(np.float32(0), pz * size), last))
                 tau = min(grid[k, j, i] * width, half)
-                # 1 - exp(-tau) to 1e-4 of itself below the cap; above it the cap rules
+                # 1 - exp(-tau) to 1e-3 of itself below the largest cap; above it the cap rules
                 weights[b] = min(tau * (one - tau * (half - tau * (np.float32(1 / 6) - tau * np.float32(1 / 24)))), cap)
             through, total = one, np.float32(0)
             for b in range(bins):
@@ -142,12 +147,13 @@ def march(
 ) -> Float[Tensor, "r n+1"]:
     """Edges at the quantiles u (ascending in each ray) of the grid's capped and padded histogram, the outer two on near
     and far whatever u says. No gradients."""
-    if grid.is_cuda or origins.dtype != torch.float32:
+    if grid.is_cuda or origins.dtype != torch.float32 or cap > LARGEST_CAP:
         return march_reference(origins, directions, near, far, u, grid, box, bins, cap, uniform)
     low = np.zeros(3, np.float32) if box is None else np.array(box.low, np.float32)
     size = np.ones(3, np.float32) if box is None else np.array(box.high, np.float32) - low
     edges = torch.empty_like(u)
-    arrays = (a.contiguous().numpy() for a in (origins, directions, near, far, u, grid))
+    arrays = [a.contiguous().numpy() for a in (origins, directions, near, far, u, grid)]
     limits = (bins, np.float32(cap), np.float32(uniform))
-    _march(threads(), *arrays, low, 1 / size, box is None, *limits, edges.numpy())
+    arguments: Any = (threads(), *arrays, low, 1 / size, box is None, *limits, edges.numpy())
+    _march(*arguments)
     return edges

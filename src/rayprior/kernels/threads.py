@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numba
 import torch
+from numba.np.ufunc.parallel import get_thread_count
 
 
 def set_threads(count: int) -> None:
     """Use `count` threads in every kernel and in torch."""
-    numba.set_num_threads(max(1, min(count, numba.config.NUMBA_NUM_THREADS)))
+    numba.set_num_threads(max(1, min(count, get_thread_count())))
     torch.set_num_threads(count)
 
 

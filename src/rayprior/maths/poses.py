@@ -61,7 +61,9 @@ def focus_point(c2w: Float[Tensor, "n 3 4"]) -> Float[Tensor, "3"]:
     return torch.linalg.solve(across.sum(dim=0) + damping, right)[:, 0]
 
 
-def interpolate(a: Float[Tensor, "n 3 4"], b: Float[Tensor, "n 3 4"], share: Float[Tensor, "n"]) -> Float[Tensor, "n 3 4"]:
+def interpolate(
+    a: Float[Tensor, "n 3 4"], b: Float[Tensor, "n 3 4"], share: Float[Tensor, "n"]
+) -> Float[Tensor, "n 3 4"]:
     """Poses between a (share 0) and b (share 1): straight in position, constant turn in rotation."""
     turn = a[:, :, :3].transpose(1, 2) @ b[:, :, :3]
     rotation = a[:, :, :3] @ rotation_from_vector(vector_from_rotation(turn) * share[:, None])

@@ -79,3 +79,10 @@ def resolve(value: T, step: int, progress: float) -> T:
     """`value` with every schedule inside it replaced by its number at this step."""
     at = resolver(value)
     return value if at is None else at(step, progress)
+
+
+def number(value: float | Schedule) -> float:
+    """A number whose schedule, if it had one, was resolved before."""
+    if isinstance(value, Schedule):
+        raise TypeError(f"this schedule was not resolved before it was used: {value}")
+    return value

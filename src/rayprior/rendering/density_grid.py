@@ -13,11 +13,11 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from rayprior.fields.field import Field
+from rayprior.fields.space import Space
 from rayprior.kernels.march import march
 from rayprior.maths.schedules import Schedule
 from rayprior.rendering.rendering import Rendering
 from rayprior.rendering.samplers import Sampler
-from rayprior.fields.space import Space
 from rayprior.scenes.rays import Rays
 
 
@@ -61,7 +61,9 @@ class DensityGridSampler(Sampler):
         self.register_buffer("cells", torch.ones(side, side, side))  # [z, y, x]
         corner = torch.arange(side) * 2 / side - 1 + 1 / side
         z, y, x = torch.meshgrid(corner, corner, corner, indexing="ij")
-        inside = (x * x + y * y + z * z).sqrt() < 1 + 2 / side if space.kind == "contraction" else torch.ones_like(x) > 0
+        inside = (
+            (x * x + y * y + z * z).sqrt() < 1 + 2 / side if space.kind == "contraction" else torch.ones_like(x) > 0
+        )
         self.register_buffer("reachable", inside.reshape(-1).nonzero()[:, 0], persistent=False)
 
     def propose(

@@ -44,7 +44,7 @@ class Model(nn.Module):
         return render_level(self.field, rays, t, self.space, self.compositing, generator, coarse)
 
     @torch.no_grad()
-    def render_in_chunks(self, rays: Rays, chunk: int = 8192) -> Iterator[Rendering]:
+    def render_in_chunks(self, rays: Rays, chunk: int = 1024) -> Iterator[Rendering]:
         """Renderings of consecutive chunks of many rays, without gradients: pictures in bounded memory."""
         for start in range(0, len(rays), chunk):
             yield self.render(rays[start : start + chunk].to(self.device))

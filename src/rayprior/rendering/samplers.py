@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -23,6 +23,8 @@ Spacing = Literal["distance", "inverse"]
 
 class Sampler(nn.Module, ABC):
     """Proposes bin edges. With a generator: training, jittered; without: deterministic."""
+
+    config: Any  # the values it was built from; while training, with schedules resolved
 
     @abstractmethod
     def propose(

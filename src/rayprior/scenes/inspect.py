@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
 from math import floor, log10
@@ -17,7 +15,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from rayprior.errors import UserError
+from rayprior.files import write_atomically
 from rayprior.scenes.scene import Scene
 
 FILE = "inspect.png"
@@ -41,17 +39,7 @@ def inspect_scene(scene: Scene, out: Path | None) -> tuple[list[str], Path | Non
     if out is None:
         return lines, None
     picture, target = draw_scene(scene), out / FILE
-    unfinished = target.with_suffix(f".{os.getpid()}.png")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        picture.save(unfinished)
-        unfinished.replace(target)
-    except OSError as error:
-        with suppress(OSError):
-            unfinished.unlink()
-        raise UserError(
-            f"{target}: can't be written ({error.strerror or error}); name another folder with --out"
-        ) from None
+    write_atomically(target, lambda file: picture.save(file, format="PNG"))
     return lines, target
 
 

@@ -74,7 +74,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Background:
-    """What is behind the scene. 'colour': known, one colour; 'random': known (alpha), drawn per ray; 'none': unknown."""
+    """What is behind the scene. 'colour': known, one; 'random': known (alpha), drawn per ray; 'none': unknown."""
 
     kind: Literal["colour", "random", "none"] = "none"
     colour: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -100,13 +100,13 @@ class Scene:
     split: Split
     bounds: Bounds
     background: Background
-    similarity: Similarity = Similarity()
+    similarity: Similarity = field(default_factory=Similarity)
     masks: Pictures | None = None
     depth: Pictures | None = None
     points: Points | None = None
     inward: bool = True
     forward_facing: bool = False
-    up: Float[Tensor, "3"] = torch.tensor([0.0, 0.0, 1.0])
+    up: Float[Tensor, "3"] = field(default_factory=lambda: torch.tensor([0.0, 0.0, 1.0]))
     notes: tuple[str, ...] = ()
     opened: Mapping[str, object] = field(default_factory=dict)
 
@@ -188,9 +188,7 @@ class Scene:
         pixel = self.cameras.pixel_grid(index)
         return self.rays(torch.full((len(pixel),), index), pixel)
 
-    def photo_rays(
-        self, count: int, generator: Generator, *, crop: float = 1.0, one_picture: bool = False
-    ) -> Query:
+    def photo_rays(self, count: int, generator: Generator, *, crop: float = 1.0, one_picture: bool = False) -> Query:
         """Random training pixels with their `rgb`. `crop`: only the central share of each side; `one_picture`: all
         from one random picture. Masked-out pixels are never drawn."""
         flat, camera = self._draw_pixels(count, generator, one_picture)
@@ -252,12 +250,12 @@ class Scene:
         """Flat indices of the training pixels that masks keep; None without masks."""
         if self.masks is None:
             return None
-        parts = [
-            self.masks[i].reshape(-1).nonzero()[:, 0] + self.pictures.start[i] for i in self.split.train
-        ]
+        parts = [self.masks[i].reshape(-1).nonzero()[:, 0] + self.pictures.start[i] for i in self.split.train]
         kept = torch.cat(parts)
         if len(kept) == 0:
-            raise UserError(f"{self.path}: the masks keep no pixel of any training view; white means keep. Invert them?")
+            raise UserError(
+                f"{self.path}: the masks keep no pixel of any training view; white means keep. Invert them?"
+            )
         return kept
 
     def _draw_pixels(self, count: int, generator: Generator, one_picture: bool) -> tuple[Tensor, Tensor]:

@@ -68,7 +68,8 @@ def go_on(
     task = FitScene(run.recipe, scene, run.conditions.seed, device_named(run.conditions.device))
     marks = [(((i + 1) / snapshots) ** 2, lambda step: run.save_snapshot(step, task.model)) for i in range(snapshots)]
     if events is not None:  # snapshots are early-heavy, since most changes early; these are even
-        marks += [((i + 1) / 50, lambda step: events(run)) for i in range(50)]
+        mirror = events
+        marks += [((i + 1) / 50, lambda step: mirror(run)) for i in range(50)]
     train(task, run, run.conditions.budget, run.budget, watch, marks)
     return run
 

@@ -26,9 +26,10 @@ MEMORY = 0.98  # how much of yesterday the shown PSNR remembers, per step
 class Task(Protocol):
     """What the loop needs of a task: see training/tasks.py."""
 
-    model: nn.Module
     rays: dict[str, int]
 
+    @property
+    def model(self) -> nn.Module: ...
     def losses(self, step: int, progress: float) -> tuple[dict[str, Tensor], Tensor]: ...
     def step(self) -> None: ...
     def state(self) -> dict[str, Any]: ...
@@ -72,6 +73,7 @@ def train(
         run.cut_log(step)
         if end.progress(step, seconds) >= 1:
             return
+
     def save() -> None:
         run.save_checkpoint(step, task.model, {"seconds": seconds, "error": error, "task": task.state()})
 
@@ -96,18 +98,24 @@ def train(
             step += 1
 
             share = end.progress(step, seconds)
-            if (step % log_every == 0) if log_every else (seconds - logged_at > 0.5 or share >= 1):
+            if share >= 1 or (step % log_every == 0 if log_every else seconds - logged_at > 0.5):
                 logged_at = seconds
                 run.log(_row(step, seconds, losses, error, task))
             watch(_progress(step, seconds, share, error, sum(task.rays.values())))
             while waiting and waiting[0][0] <= share:
                 waiting.pop(0)[1](step)
             stop = bool(interrupted)
-            if stop or share >= 1 or share - saved_share >= SAVE_SHARE or time.monotonic() - saved_at > SAVE_SECONDS:
+            due = _saves_by(share) > _saves_by(saved_share) or time.monotonic() - saved_at > SAVE_SECONDS
+            if stop or share >= 1 or due:
                 save()
                 saved_share, saved_at = share, time.monotonic()
             if stop:
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt(f"at step {step:,}; go on with: rayprior train --resume {run.path}")
+
+
+def _saves_by(share: float) -> int:
+    """How many checkpoints are due at this share of the budget: the same ones, whenever a run was interrupted."""
+    return int(share / SAVE_SHARE + 1e-9)
 
 
 def _warm_up(task: Task) -> None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as default
 from typing import Literal
 
 from rayprior.fields.grid import Grid
 from rayprior.fields.mlp import Mlp
+from rayprior.fields.space import Space
 from rayprior.maths.schedules import Schedule
 from rayprior.priors.term import Term
 from rayprior.rendering.coarse import CoarseField
 from rayprior.rendering.compositing import Compositing
 from rayprior.rendering.density_grid import DensityGrid
 from rayprior.rendering.samplers import Uniform
-from rayprior.fields.space import Space
 
 FieldConfig = Grid | Mlp
 SamplerConfig = Uniform | CoarseField | DensityGrid
@@ -66,10 +67,10 @@ class Recipe:
     field: FieldConfig
     sampler: SamplerConfig
     terms: Mapping[str, Term]
-    space: Space = field(default_factory=Space)
-    compositing: Compositing = field(default_factory=Compositing)
-    photo: Photo = field(default_factory=Photo)
-    optimiser: Adam = field(default_factory=Adam)
+    space: Space = default(default_factory=Space)
+    compositing: Compositing = default(default_factory=Compositing)
+    photo: Photo = default(default_factory=Photo)
+    optimiser: Adam = default(default_factory=Adam)
     steps: int = 20_000
     background: Literal["scene", "white", "black", "random"] = "scene"
     expects: Expects | str = "no published number"

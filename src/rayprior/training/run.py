@@ -27,11 +27,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from rayprior.errors import UserError
-from rayprior.plain import Reader, parse_json, to_plain
-from rayprior.priors.spec import UserFile, user_file
-from rayprior.rendering.model import Model
-from rayprior.training.budget import Budget
-from rayprior.training.files import (
+from rayprior.files import (
     append_line,
     finish_replacing,
     remove,
@@ -40,6 +36,10 @@ from rayprior.training.files import (
     write_json,
     write_text,
 )
+from rayprior.plain import Reader, parse_json, to_plain
+from rayprior.priors.spec import UserFile, user_file
+from rayprior.rendering.model import Model
+from rayprior.training.budget import Budget
 from rayprior.training.recipe import Recipe
 from rayprior.training.recipe_json import (
     FORMAT,

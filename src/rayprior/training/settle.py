@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 from rayprior.errors import UserError
 from rayprior.fields.grid import Grid
+from rayprior.fields.mlp import Mlp
 from rayprior.fields.space import Space
 from rayprior.rendering.coarse import CoarseField
 from rayprior.rendering.density_grid import DensityGrid
@@ -27,6 +29,12 @@ def settle(recipe: Recipe, scene: Scene) -> Recipe:
     photo = recipe.photo
     if photo.rays is None:
         photo = replace(photo, rays=SAMPLES_A_STEP // samples_a_ray(sampler))
+    if recipe.compositing.opaque_tail and not (isinstance(field, Mlp) and field.density == "relu"):
+        warnings.warn(
+            "an opaque tail wants a ReLU density: this one is positive everywhere, so every ray ends opaque and no "
+            "background is ever seen; set compositing.opaque_tail=false or field.density=relu",
+            stacklevel=2,
+        )
     return replace(recipe, space=space, field=field, sampler=sampler, photo=photo)
 
 

@@ -14,8 +14,12 @@ import torch
 from torch import Generator, Tensor
 
 from rayprior.errors import UserError
-from rayprior.maths.schedules import resolver
+from rayprior.maths.schedules import number, resolver
+from rayprior.priors.spec import error_in_user_file, user_file
+from rayprior.priors.term import Term
+from rayprior.rendering.coarse import CoarseFieldSampler
 from rayprior.rendering.model import Model
+from rayprior.rendering.rendering import Rendering
 from rayprior.scenes.rays import Query
 from rayprior.scenes.scene import Background, Scene
 from rayprior.training.recipe import Recipe
@@ -65,7 +69,7 @@ class FitScene:
         for name, term in recipe.terms.items():
             part, known = parts.get(name, parts["photo"])
             if len(part):  # an empty part is skipped and counted, never a mean of nothing
-                losses[name] = term.weight * term.loss(part, known)
+                losses[name] = number(term.weight) * _judged(name, term, part, known)
         photo, known = parts["photo"]
         return losses, (photo.rgb.detach() - known["rgb"]).square().mean()
 
@@ -79,17 +83,17 @@ class FitScene:
     def _ask(self, recipe: Recipe, step: int) -> dict[str, Query]:
         """The photographed rays first, then those of every term that has a question of its own."""
         photo = recipe.photo
-        assert photo.rays is not None and not isinstance(photo.crop, type(None))
+        assert photo.rays is not None
         asked = {
             "photo": self.scene.photo_rays(
                 photo.rays,
                 generator_for(self.seed, step, "photo"),
-                crop=photo.crop,  # type: ignore[arg-type]  # resolved: a number by now
+                crop=number(photo.crop),
                 one_picture=photo.one_picture,
             )
         }
         for name, term in recipe.terms.items():
-            question = term.query(self.scene, generator_for(self.seed, step, name))
+            question = _question(name, term, self.scene, generator_for(self.seed, step, name))
             if question is not None:
                 asked[name] = question
         return asked
@@ -100,6 +104,8 @@ class FitScene:
             self._now = self._at(step, progress)
             self.model.field.config = self._now.field
             self.model.sampler.config = self._now.sampler
+            if isinstance(self.model.sampler, CoarseFieldSampler):
+                self.model.sampler.field.config = self._now.field
         return self._now
 
     def state(self) -> dict[str, object]:
@@ -109,8 +115,40 @@ class FitScene:
         """The optimiser's state; UserError where it is not that of this model."""
         try:
             self.optimiser.load_state_dict(state["optimiser"])  # type: ignore[arg-type]
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"the checkpoint's optimiser is not that of this recipe ({error})") from None
+
+
+# -- terms, a users' own among them: what goes wrong in their file is told with its line -----------------
+
+
+def _question(name: str, term: Term, scene: Scene, generator: Generator) -> Query | None:
+    """What a term asks."""
+    try:
+        question = term.query(scene, generator)
+    except Exception as error:
+        raise error_in_user_file(error, term) or error from None
+    if question is not None and not isinstance(question, Query):
+        raise _wrong(name, term, "query(self, scene, generator)", "a Query, as of scene.unseen_rays, or None", question)
+    return question
+
+
+def _judged(name: str, term: Term, seen: Rendering, known: Mapping[str, Tensor]) -> Tensor:
+    """What a term says of its part."""
+    try:
+        loss = term.loss(seen, known)
+    except Exception as error:
+        raise error_in_user_file(error, term) or error from None
+    if not isinstance(loss, Tensor) or loss.shape != ():
+        raise _wrong(name, term, "loss(self, seen, known)", "one number, a tensor of shape (): end with .mean()", loss)
+    return loss
+
+
+def _wrong(name: str, term: Term, method: str, expected: str, value: object) -> UserError:
+    found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"{type(value).__name__}"
+    file = user_file(term)
+    where = f"{file.path}: " if file else ""
+    return UserError(f"{where}prior '{name}': {method} returned {found}; expected {expected}")
 
 
 def scene_for(recipe: Recipe, scene: Scene) -> Scene:
