@@ -3,17 +3,13 @@
     rayprior train grid synthetic:still-life --seconds 5 --prior examples/own_prior.py:EmptySky:rays=64
 
 A prior is a question (which rays?) and a judgement (a score of their rendering). The fields of the class are its
-options, here and on the command line; a copy of this file is kept in the run's folder.
+options, here and on the command line, and the run's folder keeps a copy of this file. Where no ray looks up, as in the
+still life, which is seen from above, the answer is empty and nothing is judged: outdoor captures are where it counts.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import Generator, Tensor
-
-from rayprior import Prior, Query, Rendering, Scene
+from rayprior import Prior
 
 
 @dataclass(frozen=True)
@@ -23,9 +19,9 @@ class EmptySky(Prior):
     weight: float = 0.01
     rays: int = 256
 
-    def query(self, scene: Scene, generator: Generator) -> Query:
-        asked = scene.unseen_rays(self.rays, generator)  # from cameras between the training views
+    def query(self, scene, generator):
+        asked = scene.unseen_rays(self.rays, generator)  # a Query: .rays and .known
         return asked[asked.rays.directions @ scene.up > 0.2]
 
-    def loss(self, seen: Rendering, known: Mapping[str, Tensor]) -> Tensor:
-        return seen.distribution.opacity.mean()  # `seen`: the rendering of just these rays
+    def loss(self, seen, known):
+        return seen.distribution.opacity.mean()  # seen: the Rendering of just these rays

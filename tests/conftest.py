@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from rayprior.kernels.threads import set_threads
+from rayprior.maths.poses import opencv_from_opengl
+from rayprior.scenes.scene import Scene
+from rayprior.scenes.synthetic import synthetic_scene
 
 
 @pytest.fixture(autouse=True)
@@ -35,3 +42,52 @@ def data_dir(data_root: Path):
         return data_root / name
 
     return find
+
+
+# -- a house in which everything is quick: for tests of the command line and of the documents --------------------------
+
+
+@cache
+def tiny_scene(name: str) -> Scene:
+    return synthetic_scene(name, size=24, views=8, test_views=2, supersample=1)
+
+
+@pytest.fixture
+def quick_house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to be in, with `my-capture` in it; embedded scenes are tiny, reports have no film, one thread.
+
+    Checkpoints are few and need not outlive a power cut.
+    """
+    monkeypatch.setattr("rayprior.scenes.open.synthetic_scene", tiny_scene)
+    for name in ("training.fit", "verbs"):
+        monkeypatch.setattr(f"rayprior.{name}.cores", lambda: 1)
+    monkeypatch.setattr("rayprior.training.loop.SAVE_SHARE", 0.5)
+    monkeypatch.setattr("os.fsync", lambda file: None)
+    monkeypatch.setattr("rayprior.verbs.FILM_SECONDS", 0.0)
+    monkeypatch.setattr("rayprior.verbs.DEMO_SECONDS", 0.1)
+    monkeypatch.chdir(tmp_path)
+    write_capture(tmp_path / "my-capture", tiny_scene("shapes"))
+    return tmp_path
+
+
+def write_capture(folder: Path, scene: Scene) -> None:
+    """A scene's training views as transforms.json, photos before a backdrop of many colours, and masks."""
+    (folder / "images").mkdir(parents=True)
+    (folder / "masks").mkdir()
+    frames = []
+    poses = opencv_from_opengl(scene.cameras.c2w)
+    for view in [*scene.split.train, *scene.split.test]:
+        rgba = scene.pictures[view].numpy()
+        height, width = rgba.shape[:2]
+        backdrop = np.random.default_rng(view).integers(0, 256, (height, width, 3))
+        seen = rgba[:, :, 3:] / 255
+        photo = np.rint(rgba[:, :, :3] * seen + backdrop * (1 - seen)).astype(np.uint8)
+        Image.fromarray(photo).save(folder / "images" / f"{len(frames):03d}.png")
+        Image.fromarray(np.where(rgba[:, :, 3] > 127, 255, 0).astype(np.uint8)).save(
+            folder / "masks" / f"{len(frames):03d}.png"
+        )
+        pose = [*poses[view].tolist(), [0.0, 0.0, 0.0, 1.0]]
+        frames.append({"file_path": f"images/{len(frames):03d}.png", "transform_matrix": pose})
+    (focal, _), (width, height) = scene.cameras.focal_px[0].tolist(), scene.cameras.size[0].tolist()
+    content = {"fl_x": focal, "fl_y": focal, "cx": width / 2, "cy": height / 2, "w": width, "h": height}
+    (folder / "transforms.json").write_text(json.dumps({**content, "frames": frames}))

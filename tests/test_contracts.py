@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, get_args
@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from torch import Generator, Tensor, nn
 
+from rayprior.errors import UserError
 from rayprior.fields.field import Field
 from rayprior.fields.grid import Grid
 from rayprior.fields.mlp import Mlp, MlpField
@@ -96,6 +97,16 @@ def test_no_part_is_left_out():
     assert kinds - {"auto"} == {space.kind for space in SPACES.values()}
     for axis, names in enumerate((FIELDS, SAMPLERS, SPACES, COMPOSITINGS)):
         assert {key.split("/")[axis] for key in COMBINATIONS} == set(names)
+
+
+@pytest.mark.parametrize("kind", ["free", "ndc"])
+@pytest.mark.parametrize("parts", [("grid-sh", "coarse"), ("mlp-relu", "density-grid"), ("grid-mlp", "density-grid")])
+def test_a_grid_in_a_space_without_end_is_refused(parts, kind):
+    """With a message for the user: the combinations that are left out above cannot be trained either."""
+    field, sampler = FIELDS[parts[0]], SAMPLERS[parts[1]]
+    recipe = replace(METHODS["nerf"], field=field, sampler=sampler, space=SPACES[kind])
+    with pytest.raises(UserError, match=f"space.kind={kind} has no end"):
+        settle(recipe, SCENE)
 
 
 combinations = pytest.mark.parametrize("parts", COMBINATIONS.values(), ids=COMBINATIONS)

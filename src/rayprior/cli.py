@@ -214,7 +214,7 @@ def train(
 
 def _refuse_beside_resume(run: Path, options: Mapping[str, Any]) -> None:
     """A run keeps what it was started with: an option that would do nothing is not taken in silence."""
-    typed = [f"--{name}" for name, value in options.items() if value not in (None, False, ())]
+    typed = [f"--{name}" for name, value in options.items() if not (value is None or value is False or value == ())]
     if typed:
         raise UserError(
             f"--resume {run} with {', '.join(typed)}: a run goes on as it was started, and only its budget may grow "
@@ -292,7 +292,8 @@ def _chosen_recipe(
     chosen = read_recipe(Path(name), import_priors=True) if is_file else methods.method(name)
     if field is not None:
         chosen = methods.with_field(chosen, field)
-    chosen = methods.with_size(chosen, size)
+    if size is not None:
+        chosen = methods.with_size(chosen, size)
     if quality is not None:
         chosen = methods.with_quality(chosen, quality)
     added = parse_priors(priors)

@@ -46,7 +46,7 @@ grid = Recipe(
     about="small hash grid (after instant-ngp, Mueller et al. 2022) with a cached density grid; the fast default",
     field=Grid(),
     sampler=DensityGrid(),
-    terms={"photometric": Photometric(), "distortion": Distortion(weight=1e-3)},
+    terms={"photometric": Photometric(), "distortion": Distortion(weight=3e-3)},
     optimiser=Adam(
         lr=Schedule(((0.0, 1e-2), (0.3, 1e-2), (1.0, 3e-4)), of="budget", shape="log"),
         tables=Schedule(((0.0, 1e-1), (0.3, 1e-1), (1.0, 3e-3)), of="budget", shape="log"),
@@ -104,5 +104,5 @@ def with_quality(recipe: Recipe, quality: Quality) -> Recipe:
         return replace(recipe, steps=1_500)
     if quality == "standard":
         return recipe
-    field = replace(recipe.field, log2_entries=17, finest=512)
+    field = replace(recipe.field, log2_entries=17)
     return replace(recipe, field=field, sampler=replace(recipe.sampler, test_samples=128), steps=40_000)

@@ -38,6 +38,7 @@ from rayprior.training.tasks import scene_for
 QUICK_SECONDS = 30.0  # what the report after a training may spend on measuring; `eval` takes the time it needs
 # what fits a terminal of 80 columns; metrics.json has every number
 TABLE = ("psnr", "ssim", "lpips", "distance_abs_rel", "floater_share")
+DEMO_SECONDS = 20.0
 FILM_SECONDS, FILM_FRAMES, FILM_WIDTH = 15.0, 24, 200
 
 console = Console(highlight=False, soft_wrap=True)
@@ -52,7 +53,7 @@ def demo(out: Path | None) -> None:
     console.print(
         f"[bold]rayprior demo[/bold]: {len(scene.split.train)} pictures of an embedded scene -> a radiance field"
     )
-    run = train(grid, scene, Budget(seconds=20), out=out, snapshots=12, orbit=True)
+    run = train(grid, scene, Budget(seconds=DEMO_SECONDS), out=out, snapshots=12, orbit=True)
     film = export_path(run.model, scene, camera_path("orbit", scene, 40), run.path / "renders" / "orbit.webp")
     console.print(f"orbit: {film}")
     print(run.path / "report.html")

@@ -119,5 +119,5 @@ def test_the_picture_is_written_whole_or_not_at_all(scene, tmp_path):
     assert [p.name for p in path.parent.iterdir()] == [FILE]
     with Image.open(path) as picture:
         assert picture.width > 1500
-    with pytest.raises(UserError, match="can't be written"):
+    with pytest.raises(UserError, match="cannot be written"):
         inspect_scene(scene, path)  # a file where a folder should be

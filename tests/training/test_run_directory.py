@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from rayprior import files
 from rayprior.errors import UserError
 from rayprior.fields.grid import Grid
 from rayprior.files import append_line, write_atomically, write_json
@@ -25,7 +26,6 @@ from rayprior.plain import to_plain
 from rayprior.priors import Distortion, Photometric
 from rayprior.priors.spec import NotImported, parse_prior, user_file
 from rayprior.rendering.density_grid import DensityGrid
-from rayprior.training import files
 from rayprior.training import run as run_module
 from rayprior.training.budget import Budget
 from rayprior.training.recipe import Recipe

@@ -16,6 +16,8 @@ from rayprior.rendering.raydist import RayDistribution
 from rayprior.rendering.rendering import Rendering
 from rayprior.scenes.rays import Rays
 
+FAINT = 1e-3  # opacity below which a ray's mean feature fades to zero, rather than being a quotient of nothings
+
 
 @dataclass(frozen=True)
 class Compositing:
@@ -49,7 +51,8 @@ def render_level(
     lengths = space.lengths(t, rays.origins, rays.directions)
     if field.deferred:
         weights, opacity, seen = composite(density, lengths, feature, how.opaque_tail)
-        front = field.colour(seen, rays.directions) * opacity[:, None]
+        mean = seen / (opacity[:, None] + FAINT)  # the colour of what was seen must not depend on how much of it was
+        front = field.colour(mean, rays.directions) * opacity[:, None]
     else:
         directions = rays.directions[:, None].expand(-1, points.shape[1], -1)
         weights, opacity, front = composite(density, lengths, field.colour(feature, directions), how.opaque_tail)

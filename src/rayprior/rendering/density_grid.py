@@ -36,7 +36,7 @@ class DensityGrid:
     samples: int | None = None
     test_samples: int = 64
     cap: float = 0.1
-    uniform: float = 0.3
+    uniform: float = 0.1
     decay: float = 0.95
     refresh_every: int = 32
     refresh_share: float = 0.25
@@ -70,14 +70,13 @@ class DensityGridSampler(Sampler):
         self, rays: Rays, field: Field, generator: Generator | None
     ) -> tuple[Float[Tensor, "r S+1"], Rendering | None]:
         config = self.config
-        training = generator is not None
-        count = config.samples if training else config.test_samples
+        count = config.test_samples if generator is None else config.samples
         assert count is not None
-        # in training one shift a ray for its inner edges; the outer ones stay on near and far
-        shift = torch.rand(len(rays), 1, generator=generator) - 0.5 if training else torch.zeros(len(rays), 1)
-        u = (torch.arange(count + 1) + shift) / count
+        u = torch.arange(count + 1).expand(len(rays), -1)
+        if generator is not None:  # one shift a ray for its inner edges; the outer ones stay on near and far
+            u = u + (torch.rand(len(rays), 1, generator=generator) - 0.5)
         t = march(
-            rays.origins, rays.directions, rays.near, rays.far, u, self.cells,
+            rays.origins, rays.directions, rays.near, rays.far, (u / count).to(rays.near), self.cells,
             self.space.box, config.bins, config.cap, config.uniform,
         )  # fmt: skip
         return t, None
@@ -87,13 +86,12 @@ class DensityGridSampler(Sampler):
         """Re-evaluate a random share of the cells (all of them at step 0)."""
         if step % self.config.refresh_every:
             return
-        chosen = self.reachable
+        chosen, cells = self.reachable, self.cells.view(-1)
         if step > 0:
             count = int(len(chosen) * self.config.refresh_share)
-            chosen = chosen[torch.randint(len(chosen), (count,), generator=generator)]
+            chosen = chosen[torch.randint(len(chosen), (count,), generator=generator).to(chosen.device)]
         side = self.config.resolution
         cell = torch.stack([chosen % side, chosen // side % side, chosen // side**2], dim=1)
-        coordinates = (cell + torch.rand(len(chosen), 3, generator=generator)) * (2 / side) - 1
-        density, _ = field.density(self.space.positions(coordinates))
-        flat = self.cells.view(-1)
-        flat[chosen] = torch.maximum(flat[chosen] * self.config.decay if step else torch.zeros(1), density)
+        inside = torch.rand(len(chosen), 3, generator=generator).to(cells)
+        density, _ = field.density(self.space.positions((cell + inside) * (2 / side) - 1))
+        cells[chosen] = density if step == 0 else torch.maximum(cells[chosen] * self.config.decay, density)

@@ -20,9 +20,12 @@ SAMPLES_A_STEP = 16_384  # more learn slower on a CPU, fewer are all overhead
 def settle(recipe: Recipe, scene: Scene) -> Recipe:
     """The recipe with space, head, samples and rays decided: what the run saves, and all that its model depends on."""
     space = _space(recipe.space, scene)
+    _refuse_endless_grid(recipe, space)
     field = recipe.field
     if isinstance(field, Grid) and field.head == "auto":
         field = replace(field, head="sh" if space.kind == "box" else "feature")
+    if isinstance(field, Grid) and field.finest is None:
+        field = replace(field, finest=256 if space.kind == "box" else 512)
     sampler = recipe.sampler
     if isinstance(sampler, DensityGrid) and sampler.samples is None:
         sampler = replace(sampler, samples=16 if space.kind == "box" else 24)
@@ -44,6 +47,25 @@ def samples_a_ray(sampler: SamplerConfig) -> int:
         return sampler.coarse + sampler.fine
     assert sampler.samples is not None
     return sampler.samples
+
+
+def _refuse_endless_grid(recipe: Recipe, space: Space) -> None:
+    """A grid has cells, be they of features or of densities, so the space that it divides has to end."""
+    if space.kind in ("box", "contraction"):
+        return
+    grids = [
+        f"{name}.kind={kind}"
+        for name, part, grid, kind in (
+            ("field", recipe.field, Grid, "grid"),
+            ("sampler", recipe.sampler, DensityGrid, "density-grid"),
+        )
+        if isinstance(part, grid)
+    ]
+    if grids:
+        raise UserError(
+            f"space.kind={space.kind} has no end, and a grid needs one ({' and '.join(grids)}); "
+            "leave --set space.kind at 'auto', or use --field mlp with --set sampler.kind=coarse"
+        )
 
 
 def _space(space: Space, scene: Scene) -> Space:
