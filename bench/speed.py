@@ -88,7 +88,11 @@ def train_once(case: str, seconds: float, threads: int, seed: int, settings: lis
 
 
 def parts_of_step(case: str, threads: int) -> list[dict[str, Any]]:
-    """Median milliseconds of each part, on a model in the middle of its training, beside the part's floor."""
+    """Median milliseconds of each part, on a model that was trained a little, beside the part's floor.
+
+    A part runs alone here, its data still warm in the cache; what a whole step costs beyond the parts is 'glue': small
+    operations, autograd's own work, and caches that the parts of a step empty for each other.
+    """
     import floors
     import torch
 
@@ -98,12 +102,14 @@ def parts_of_step(case: str, threads: int) -> list[dict[str, Any]]:
     from rayprior.kernels.distortion import distortion
     from rayprior.kernels.encode import encode
     from rayprior.kernels.threads import set_threads
+    from rayprior.kernels.unpack import unpack
     from rayprior.rendering.density_grid import DensityGrid, DensityGridSampler
     from rayprior.training.settle import settle
     from rayprior.training.tasks import FitScene, generator_for
 
     set_threads(threads)
     machine = floors.measure(threads)
+    set_threads(threads, kernels_only=True)  # as a training does
     scene = load_scene(scene_of(case))
     recipe = settle(methods.grid, scene)
     task = FitScene(recipe, scene, 0, torch.device("cpu"))
@@ -115,29 +121,28 @@ def parts_of_step(case: str, threads: int) -> list[dict[str, Any]]:
 
     for number in range(200):
         step(number)
-    model, field, sampler, config, space = (
-        task.model,
-        task.model.field,
-        task.model.sampler,
-        recipe.sampler,
-        recipe.space,
-    )
+    model, config = task.model, recipe.sampler
+    field, sampler = model.field, model.sampler
     assert recipe.photo.rays is not None
     assert isinstance(config, DensityGrid)
     assert isinstance(field, GridField)
     assert isinstance(sampler, DensityGridSampler)
-    query = task.scene.photo_rays(recipe.photo.rays, generator_for(0, 1, "photo"))
-    rays = query.rays
+
+    def leaf(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.detach().contiguous().requires_grad_()
+
+    rays = task.scene.photo_rays(recipe.photo.rays, generator_for(0, 1, "photo")).rays
     edges, _ = sampler.propose(rays, field, generator_for(0, 1, "sampler"))
-    x = rays.at(0.5 * (edges[:, 1:] + edges[:, :-1]))
-    flat, lengths = x.reshape(-1, 3).contiguous(), edges[:, 1:] - edges[:, :-1]
-    table, resolutions, box = field.table, field.resolutions, space.box
-    encoded = encode(flat, table, resolutions, box).detach().requires_grad_()
-    out = field.linear(encoded)
-    density = torch.rand_like(lengths).requires_grad_()
-    feature = out.view(*lengths.shape, -1)[..., 1:].detach().contiguous().requires_grad_()
+    lengths = edges[:, 1:] - edges[:, :-1]
+    x = rays.at(0.5 * (edges[:, 1:] + edges[:, :-1])).reshape(-1, 3).contiguous()
+    encoded = leaf(encode(x, field.table, field.resolutions, model.space.box))
+    out = leaf(field.linear(encoded))
+    density, feature = unpack(out)
+    density, feature = leaf(density.view(lengths.shape)), leaf(feature.view(*lengths.shape, -1))
     weights, _, seen = composite(density, lengths, feature)
-    weights, seen = weights.detach().requires_grad_(), seen.detach().requires_grad_()
+    weights, seen = leaf(weights), leaf(seen)
+    head = [p for name, p in field.named_parameters() if name.startswith("colour_net")]
+    everything = sum(p.numel() for p in model.parameters())
 
     def both_ways(run: Callable[[], Any], inputs: list[Any]) -> Callable[[], None]:
         def timed() -> None:
@@ -149,59 +154,57 @@ def parts_of_step(case: str, threads: int) -> list[dict[str, Any]]:
 
         return timed
 
+    gradients = [torch.full_like(p, 1e-9) for p in model.parameters()]
+
     def adam() -> None:
-        for parameter in model.parameters():
-            parameter.grad = torch.zeros_like(parameter)
+        for parameter, gradient in zip(model.parameters(), gradients):
+            parameter.grad = gradient
         task.step()
 
-    n, r, c = len(flat), len(rays), feature.shape[-1]
-    levels, corners = len(resolutions), 8 * len(resolutions) * len(flat)
-    count = sum(p.numel() for p in model.parameters())
-    linear_flops = 6 * n * field.linear.weight.numel()
-    head_flops = 6 * r * sum(p.numel() for name, p in field.named_parameters() if name.startswith("colour_net"))
+    n, r, c, levels = len(x), len(rays), feature.shape[-1], len(field.resolutions)
+    corners, weight = 8 * levels * n, field.linear.weight.numel()
     refreshed = sampler.reachable.numel() * config.refresh_share / config.refresh_every
-    head_inputs = [seen, *[p for name, p in field.named_parameters() if name.startswith("colour_net")]]
+    m = machine
     rows: list[tuple[str, Callable[[], object], float]] = [
-        ("draw rays", lambda: task.scene.photo_rays(r, generator_for(0, 1, "photo")), r * 4 * 30 / machine.bytes),
+        ("draw rays", lambda: task.scene.photo_rays(r, generator_for(0, 1, "photo")), 4 * 30 * r / m.bytes),
         (
             "march",
             lambda: sampler.propose(rays, field, generator_for(0, 1, "sampler")),
-            r * config.bins / machine.cell_reads + 20 * r * config.bins / machine.flops,
+            r * config.bins / m.cell_reads + 20 * r * config.bins / m.flops,
         ),
         (
             "encode",
-            both_ways(lambda: encode(flat, table, resolutions, box), [table]),
-            corners / machine.reads + corners / machine.updates,
+            both_ways(lambda: encode(x, field.table, field.resolutions, model.space.box), [field.table]),
+            corners / m.reads + corners / m.updates + 4 * n * (2 * 2 * levels + 6) / m.bytes,
         ),
         (
             "linear",
             both_ways(lambda: field.linear(encoded), [encoded, *field.linear.parameters()]),
-            linear_flops / machine.flops + 4 * n * (2 * 2 * levels + 2 * (c + 1)) / machine.bytes,
+            6 * n * weight / m.flops + 4 * n * 2 * (2 * levels + c + 1) / m.bytes,
         ),
+        ("unpack", both_ways(lambda: unpack(out), [out]), n / m.exponentials + 4 * 4 * n * (c + 1) / m.bytes),
         (
             "composite",
             both_ways(lambda: composite(density, lengths, feature), [density, feature]),
-            n / machine.exponentials + 4 * n * (3 * c + 6) / machine.bytes,
+            n / m.exponentials + 4 * n * (3 * c + 6) / m.bytes,
         ),
+        ("distortion", both_ways(lambda: distortion(edges, weights), [weights]), 16 * n / m.bytes + 24 * n / m.flops),
         (
-            "distortion",
-            both_ways(lambda: distortion(edges, weights), [weights]),
-            4 * 4 * n / machine.bytes + 24 * n / machine.flops,
+            "head",
+            both_ways(lambda: field.colour(seen, rays.directions), [seen, *head]),
+            6 * r * (sum(p.numel() for p in head) or c) / m.flops + 4 * 4 * r * c / m.bytes,
         ),
-        ("head", both_ways(lambda: field.colour(seen, rays.directions), head_inputs), head_flops / machine.flops),
-        ("adam", adam, 4 * 8 * count / machine.bytes),
+        ("adam", adam, 4 * 7 * everything / m.bytes),
         (
             "refresh",
             lambda: sampler.refresh(32, field, generator_for(0, 1, "refresh")),
-            refreshed * 8 * levels / machine.reads,
+            refreshed * (8 * levels / m.reads + 2 * weight / m.flops),
         ),
     ]
     found = []
     for name, run, floor in rows:
-        spent = median_ms(run)
-        found.append(
-            {"part": name, "ms": spent / config.refresh_every if name == "refresh" else spent, "floor_ms": floor * 1e3}
-        )
+        spent = median_ms(run) / (config.refresh_every if name == "refresh" else 1)
+        found.append({"part": name, "ms": spent, "floor_ms": floor * 1e3})
     whole = median_ms(step, rounds=300)
     timed, least = sum(row["ms"] for row in found), sum(row["floor_ms"] for row in found)
     found.append({"part": "glue", "ms": max(0.0, whole - timed), "floor_ms": 0.0})

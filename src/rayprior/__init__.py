@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from rayprior.training.run import load_run as load_run
 
 __version__ = "0.1.0"
+
+# Threads that wait must sleep, not spin, or a training beside any other busy process crawls: a worker that spins at a
+# barrier holds the core that its partner waits for. OpenMP reads this once, when torch or numba first load it.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _HOMES = {
     "UserError": "errors",

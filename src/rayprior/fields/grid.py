@@ -16,6 +16,7 @@ from rayprior.fields.encodings import spherical_harmonics
 from rayprior.fields.field import Field
 from rayprior.fields.space import Space
 from rayprior.kernels.encode import FEATURES, encode, level_resolutions
+from rayprior.kernels.unpack import unpack
 
 SH_DEGREE = 2
 SH_COUNT = (SH_DEGREE + 1) ** 2
@@ -69,8 +70,8 @@ class GridField(Field):
         self, x: Float[Tensor, "*b 3"], generator: Generator | None = None
     ) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b f"]]:
         encoded = encode(x.reshape(-1, 3), self.table, self.resolutions, self.space.box)
-        out = self.linear(encoded).view(*x.shape[:-1], -1)
-        return torch.exp(out[..., 0].clamp_max(12) - 1), out[..., 1:]
+        density, feature = unpack(self.linear(encoded))
+        return density.view(x.shape[:-1]), feature.view(*x.shape[:-1], -1)
 
     def colour(self, feature: Float[Tensor, "*b f"], directions: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3"]:
         basis = spherical_harmonics(directions, SH_DEGREE)

@@ -146,6 +146,8 @@ def _encode_backward(unit, grad, resolutions, grad_tables):
         resolution = resolutions[level]
         dense = (resolution + 1) ** 3 <= entries
         table = grad_tables[level]
+        for entry in range(entries):
+            table[entry, 0], table[entry, 1] = np.float32(0), np.float32(0)
         for n in range(count):
             p, q = grad[n, 2 * level], grad[n, 2 * level + 1]
             if p == 0 and q == 0:
@@ -191,7 +193,7 @@ class _Encode(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         (grad,) = grad_outputs
         unit, levels = ctx.saved_tensors
-        grad_tables = torch.zeros(ctx.shape)
+        grad_tables = torch.empty(ctx.shape)
         _encode_backward(unit.numpy(), grad.contiguous().numpy(), levels.numpy(), grad_tables.numpy())
         return None, grad_tables, None, None
 

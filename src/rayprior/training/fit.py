@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from rayprior.errors import UserError
+from rayprior.fields.grid import Grid
 from rayprior.kernels.threads import set_threads
 from rayprior.scenes.scene import Scene
 from rayprior.training.budget import Budget
@@ -64,7 +65,7 @@ def go_on(
     events: Callable[[Run], None] | None = None,
 ) -> Run:
     """Train a run from where it stands (its start, or its last checkpoint) to the end of its budget."""
-    set_threads(run.conditions.threads)
+    set_threads(run.conditions.threads, kernels_only=isinstance(run.recipe.field, Grid))
     task = FitScene(run.recipe, scene, run.conditions.seed, device_named(run.conditions.device))
     marks = [(((i + 1) / snapshots) ** 2, lambda step: run.save_snapshot(step, task.model)) for i in range(snapshots)]
     if events is not None:  # snapshots are early-heavy, since most changes early; these are even

@@ -63,7 +63,8 @@ class FitScene:
 
         parts, start = {}, 0
         for name, question in questions.items():
-            parts[name] = (seen[start : start + len(question)], question.to(self.device).known)
+            part = seen if len(questions) == 1 else seen[start : start + len(question)]
+            parts[name] = (part, question.to(self.device).known)
             start += len(question)
         losses: dict[str, Tensor] = {}
         for name, term in recipe.terms.items():
@@ -93,6 +94,8 @@ class FitScene:
             )
         }
         for name, term in recipe.terms.items():
+            if type(term).query is Term.query:  # it judges the photographed rays: no generator is made for it
+                continue
             question = _question(name, term, self.scene, generator_for(self.seed, step, name))
             if question is not None:
                 asked[name] = question
