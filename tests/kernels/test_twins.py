@@ -13,6 +13,7 @@ from rayprior.kernels.distortion import distortion
 from rayprior.kernels.encode import encode, encode_reference, level_resolutions, unit_coordinates
 from rayprior.kernels.march import march, march_reference, spaced, unspaced
 from rayprior.kernels.threads import set_threads
+from rayprior.kernels.unpack import LARGEST, unpack, unpack_reference
 from rayprior.maths import stepfun
 from rayprior.maths.space import Box
 
@@ -367,6 +368,20 @@ def test_distortion_is_its_reference():
 
 
 # -- threads -----------------------------------------------------------------------------------------------------------
+
+
+def test_unpack_is_its_reference():
+    """Values and gradients, also of rows beyond the largest exponent, whose density has no slope."""
+    out = torch.randn(200, 16, generator=Generator().manual_seed(3)) * 8
+    found = []
+    for run in (unpack, unpack_reference):
+        leaf = out.clone().requires_grad_()
+        density, feature = run(leaf)
+        (density.log1p().sum() + (feature.square() * density.sigmoid()[:, None]).sum()).backward()
+        found.append((density, feature, leaf.grad))
+    assert (out[:, 0] > LARGEST).any()
+    for ours, reference in zip(*found):
+        torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-6)
 
 
 @SPACES

@@ -12,7 +12,7 @@ from rayprior.fields.field import Field
 from rayprior.fields.mlp import Mlp
 from rayprior.fields.space import Space
 from rayprior.kernels.composite import composite, composite_reference
-from rayprior.rendering.compositing import Compositing, render_level
+from rayprior.rendering.compositing import FAINT, Compositing, render_level
 from rayprior.scenes.rays import Rays
 
 BOTH = pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_softplus_with_an_opaque_tail_hides_every_background():
     assert look_at_ball(0.6, background=1.0, how=how).opacity.item() == 0
 
 
-def test_deferred_colour_is_of_the_composited_feature():
+def test_deferred_colour_is_of_the_mean_feature():
     class Deferred(Ball):
         deferred = True
 
@@ -190,4 +190,5 @@ def test_deferred_colour_is_of_the_composited_feature():
             return feature
 
     seen = look_at_ball(0.3, background=0.0, field=Deferred())
-    torch.testing.assert_close(seen.rgb, 0.5 * seen.opacity[:, None].square().expand(1, 3))
+    opacity = seen.opacity[:, None].expand(1, 3)
+    torch.testing.assert_close(seen.rgb, 0.5 * opacity * opacity / (opacity + FAINT))

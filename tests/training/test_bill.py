@@ -44,7 +44,7 @@ class Asking(Prior):
 GRID = Recipe(
     "grid",
     "",
-    Grid(head="sh"),
+    Grid(head="sh", finest=256, log2_entries=15),
     DensityGrid(samples=16),
     {"photometric": Photometric(), "distortion": Distortion()},
     space=Space("contraction"),
@@ -126,7 +126,7 @@ def test_pixels_are_those_that_were_read() -> None:
 
 
 def test_a_table_of_terabytes_is_counted_and_not_made() -> None:
-    huge = replace(GRID, field=Grid(log2_entries=40, head="sh"))
+    huge = replace(GRID, field=Grid(log2_entries=40, head="sh", finest=256))
     made = bill(huge, scene(), Budget(steps=1))
     assert made.memory["model"] > 1e13
     with pytest.raises(UserError, match="make it smaller with --size small, or a smaller field"):

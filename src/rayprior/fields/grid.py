@@ -26,8 +26,8 @@ SH_COUNT = (SH_DEGREE + 1) ** 2
 class Grid:
     """levels x 2^log2_entries entries of two features, resolutions `coarsest` to `finest` in geometric steps.
 
-    finest None: settled by the scene, 256 cells across a box, 512 across contracted space, of which the subject fills
-    the middle.
+    None: settled by the scene. finest: 192 cells across a box, 512 across contracted space, of which the subject fills
+    the middle; log2_entries: 16 and 15.
 
     head  feature  one linear layer to density and features, composited; then a small MLP a ray (contracted space)
           sh       one linear layer to density and spherical-harmonics colour, composited (objects)
@@ -38,7 +38,7 @@ class Grid:
     levels: int = 8
     coarsest: int = 16
     finest: int | None = None
-    log2_entries: int = 15
+    log2_entries: int | None = None
     head: Literal["auto", "feature", "sh", "mlp"] = "auto"
     hidden: int = 32
 
@@ -57,6 +57,7 @@ class GridField(Field):
         self.space = space
         self.deferred = config.head != "mlp"
         assert config.finest is not None
+        assert config.log2_entries is not None
         self.resolutions = level_resolutions(config.levels, config.coarsest, config.finest)
         self.table = nn.Parameter(torch.empty(config.levels, 2**config.log2_entries, FEATURES).uniform_(-0.1, 0.1))
         width = 3 * SH_COUNT if config.head == "sh" else 15

@@ -58,8 +58,8 @@ class _Unpack(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         out, density = ctx.saved_tensors
         grad_out = torch.empty_like(out)
-        arrays: Any = [a.detach().contiguous().numpy() for a in (out, density, *grad_outputs)]
-        _unpack_backward(threads(), *arrays, grad_out.numpy())
+        arrays: Any = [a.detach().contiguous().numpy() for a in (out, density, *grad_outputs, grad_out)]
+        _unpack_backward(threads(), *arrays)
         return grad_out
 
 

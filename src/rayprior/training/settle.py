@@ -25,7 +25,9 @@ def settle(recipe: Recipe, scene: Scene) -> Recipe:
     if isinstance(field, Grid) and field.head == "auto":
         field = replace(field, head="sh" if space.kind == "box" else "feature")
     if isinstance(field, Grid) and field.finest is None:
-        field = replace(field, finest=256 if space.kind == "box" else 512)
+        field = replace(field, finest=192 if space.kind == "box" else 512)
+    if isinstance(field, Grid) and field.log2_entries is None:
+        field = replace(field, log2_entries=16 if space.kind == "box" else 15)
     sampler = recipe.sampler
     if isinstance(sampler, DensityGrid) and sampler.samples is None:
         sampler = replace(sampler, samples=16 if space.kind == "box" else 24)

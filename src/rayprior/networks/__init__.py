@@ -1,1 +1,0 @@
-"""Plain image networks: critic, refiner, image encoder, descriptors. Nothing above is imported."""
