@@ -41,7 +41,7 @@ TABLE = ("psnr", "ssim", "lpips", "distance_abs_rel", "floater_share")
 DEMO_SECONDS = 20.0
 FILM_SECONDS, FILM_FRAMES, FILM_WIDTH = 15.0, 24, 200
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, markup=False)  # names of files and scenes may hold brackets
 
 
 # -- demo --------------------------------------------------------------------------------------------------------------
@@ -51,7 +51,7 @@ def demo(out: Path | None) -> None:
     """The main job on an embedded scene: train, measure, render, report. The last line is the report's path."""
     scene = load_scene("synthetic:still-life")
     console.print(
-        f"[bold]rayprior demo[/bold]: {len(scene.split.train)} pictures of an embedded scene -> a radiance field"
+        f"rayprior demo: {len(scene.split.train)} pictures of an embedded scene -> a radiance field", style="bold"
     )
     run = train(grid, scene, Budget(seconds=DEMO_SECONDS), out=out, snapshots=12, orbit=True)
     film = export_path(run.model, scene, camera_path("orbit", scene, 40), run.path / "renders" / "orbit.webp")
@@ -120,8 +120,8 @@ def resume(
 
 def _announce(recipe: Recipe, scene: Scene, budget: Budget, device: str) -> None:
     """The scene's notes, the terms with their weights, the bill; refuses what memory can't hold."""
-    console.print(f"[bold]{recipe.name}[/bold] on {scene.name}: {len(scene.split.train)} training and "
-                  f"{len(scene.split.test)} test views, split {scene.split.name}")  # fmt: skip
+    views = f"{len(scene.split.train)} training and {len(scene.split.test)} test views, split {scene.split.name}"
+    console.print(f"{recipe.name} on {scene.name}: {views}", style="bold")
     for note in scene.notes:
         console.print(f"  {note}")
     weights = ", ".join(f"{name} x {_weight(term.weight)}" for name, term in recipe.terms.items())
@@ -414,7 +414,7 @@ def show_methods() -> None:
             if isinstance(expects, Expects)
             else "-"
         )
-        table.add_row(name, recipe.about, ", ".join(recipe.terms), number.replace("[", r"\["))
+        table.add_row(name, recipe.about, ", ".join(recipe.terms), number)
     console.print(table)
 
 
