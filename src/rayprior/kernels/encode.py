@@ -90,16 +90,17 @@ def _cell(u, resolution):
 
 
 @njit(inline="always")
-def _indices(i, j, k, resolution, dense, mask):
-    """The four (y, z) parts of a cell's corner indices: the x part is added (dense) or xor-ed (hashed)."""
+def _corners(i, j, k, resolution, dense, mask):
+    """Entries of a cell's eight corners, x fastest: 0 and 1 at (y, z), then (y+1, z), (y, z+1), (y+1, z+1)."""
     if dense:
         side = resolution + 1
-        y0, y1 = j * side, (j + 1) * side
-        z0, z1 = k * side * side, (k + 1) * side * side
-        return y0 + z0, y1 + z0, y0 + z1, y1 + z1
+        a = i + side * (j + side * k)
+        b, c, d = a + side, a + side * side, a + side * side + side
+        return a, a + 1, b, b + 1, c, c + 1, d, d + 1
     y0, y1 = (j * PRIME_Y) & mask, ((j + 1) * PRIME_Y) & mask
     z0, z1 = (k * PRIME_Z) & mask, ((k + 1) * PRIME_Z) & mask
-    return y0 ^ z0, y1 ^ z0, y0 ^ z1, y1 ^ z1
+    a, b, c, d, x = y0 ^ z0, y1 ^ z0, y0 ^ z1, y1 ^ z1, i + 1
+    return a ^ i, (a ^ x) & mask, b ^ i, (b ^ x) & mask, c ^ i, (c ^ x) & mask, d ^ i, (d ^ x) & mask
 
 
 @njit(parallel=True, fastmath=True, cache=True, nogil=True)
@@ -120,13 +121,7 @@ def _encode(parts, x, tables, resolutions, low, inverse, contracted, out, unit):
                 j, fy = _cell(unit[n, 1], resolution)
                 k, fz = _cell(unit[n, 2], resolution)
                 gx, gy, gz = np.float32(1) - fx, np.float32(1) - fy, np.float32(1) - fz
-                a, b, c, d = _indices(i, j, k, resolution, dense, mask)
-                if dense:
-                    a0, a1, b0, b1 = a + i, a + i + 1, b + i, b + i + 1
-                    c0, c1, d0, d1 = c + i, c + i + 1, d + i, d + i + 1
-                else:
-                    a0, a1, b0, b1 = a ^ i, (a ^ (i + 1)) & mask, b ^ i, (b ^ (i + 1)) & mask
-                    c0, c1, d0, d1 = c ^ i, (c ^ (i + 1)) & mask, d ^ i, (d ^ (i + 1)) & mask
+                a0, a1, b0, b1, c0, c1, d0, d1 = _corners(i, j, k, resolution, dense, mask)
                 wa, wb, wc, wd = gy * gz, fy * gz, gy * fz, fy * fz
                 for f in range(2):
                     near = wa * table[a0, f] + wb * table[b0, f] + wc * table[c0, f] + wd * table[d0, f]
@@ -156,13 +151,7 @@ def _encode_backward(unit, grad, resolutions, grad_tables):
             j, fy = _cell(unit[n, 1], resolution)
             k, fz = _cell(unit[n, 2], resolution)
             gx, gy, gz = np.float32(1) - fx, np.float32(1) - fy, np.float32(1) - fz
-            a, b, c, d = _indices(i, j, k, resolution, dense, mask)
-            if dense:
-                a0, a1, b0, b1 = a + i, a + i + 1, b + i, b + i + 1
-                c0, c1, d0, d1 = c + i, c + i + 1, d + i, d + i + 1
-            else:
-                a0, a1, b0, b1 = a ^ i, (a ^ (i + 1)) & mask, b ^ i, (b ^ (i + 1)) & mask
-                c0, c1, d0, d1 = c ^ i, (c ^ (i + 1)) & mask, d ^ i, (d ^ (i + 1)) & mask
+            a0, a1, b0, b1, c0, c1, d0, d1 = _corners(i, j, k, resolution, dense, mask)
             wa, wb, wc, wd = gy * gz, fy * gz, gy * fz, fy * fz
             for at, w in (
                 (a0, wa * gx), (a1, wa * fx), (b0, wb * gx), (b1, wb * fx),
