@@ -109,7 +109,7 @@ def test_nerfstudio_units_and_round_trip(tmp_path):
     torch.testing.assert_close(back, ring(6, 9.0), atol=1e-9, rtol=0)
     assert scene.inward
     assert scene.up @ torch.tensor([0.0, 0, 1]) > 0.99
-    assert any("near 0.05, far 100 (working units; 1 unit = 9 of the capture's" in note for note in scene.notes)
+    assert any("near 0.2, far 100 (working units; 1 unit = 9 of the capture's" in note for note in scene.notes)
 
 
 def test_pixels_are_those_of_the_files(tmp_path):

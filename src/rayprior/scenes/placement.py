@@ -22,6 +22,7 @@ LOOKS_AT_DEG = 35.0  # a camera whose axis is this close to the direction of the
 INWARD_SHARE = 0.8  # of the cameras look at the focus
 INWARD_SPREAD = 0.97  # length of the mean viewing direction; 1: all parallel, cameras over a cap of +-20 degrees: 0.97
 NEAR, FAR = 0.05, 100.0  # where nothing tells, in mean camera distances; far is infinity to a contracted field
+NEAR_INWARD = 0.2  # mip-NeRF 360's; what is nearer to such a camera no other sees: it is where floaters hide
 POINT_MARGIN = 0.2  # room around the sparse points, which miss what has no texture
 SEEN_QUANTILE = 0.9  # of what cameras see at the focus; close-ups show less than the subject
 FEWEST_POINTS = 100  # fewer say nothing about bounds
@@ -113,7 +114,7 @@ def find_bounds(
         if not description.forward_facing and not (known_background and placement.inward):
             high = max(high, FAR)  # behind the last point there may be a background without texture
     else:
-        low, high, how = NEAR, FAR, "from poses"
+        low, high, how = NEAR_INWARD if placement.inward else NEAR, FAR, "from poses"
     if near is not None or far is not None:
         low, high = low if near is None else near * scale, high if far is None else far * scale
         how = "as asked" if near is not None and far is not None else f"{how}, one as asked"
