@@ -41,10 +41,10 @@ def test_points_reproject_in_working_units_too(data_dir):
     scene = load_scene(data_dir("colmap_can"), downscale=4)
     points = scene.points
     pixel, _, _ = scene.cameras.project(points.position[points.track_point], points.track_camera)
-    error_px = (pixel * 4 - points.track_pixel).norm(dim=1)
-    assert float(error_px.mean()) == pytest.approx(0.85, abs=0.005)
+    error_px = (pixel - points.track_pixel).norm(dim=1)
+    assert float(error_px.mean()) == pytest.approx(0.85 / 4, abs=0.005 / 4)
     wrong, _, _ = scene.cameras.project(points.position[points.track_point], (points.track_camera + 1) % len(scene))
-    assert float((wrong * 4 - points.track_pixel).norm(dim=1).nanmedian()) > 20
+    assert float((wrong - points.track_pixel).norm(dim=1).nanmedian()) > 20 / 4
 
 
 # -- depth -------------------------------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ def count(picture: Image.Image, colour: tuple[int, int, int]) -> int:
 
 
 def test_the_summary_counts_what_there_is(scene):
-    lines = {line.split()[0]: " ".join(line.split()[1:]) for line in summary(scene)}
+    lines = {line.split()[0]: " ".join(line.split()[1:]) for line in summary(scene) if line}
     assert lines["views"] == "10 pictures of 32x24"
     assert lines["split"] == "every-8th: 8 train, 2 test (photo-0, photo-8)"
     assert lines["points"].startswith("200, mean reprojection error 0.25 px; 200 observations, 20 a view")
@@ -77,7 +77,7 @@ def test_the_summary_counts_what_there_is(scene):
     assert "far 4 (8 of the capture's unit)" in lines["bounds"]
     assert lines["depth"] == lines["masks"] == "none"
     assert lines["note"] == "read as colmap"
-    lines = {line.split()[0]: line for line in summary(with_depth_and_masks(scene))}
+    lines = {line.split()[0]: line for line in summary(with_depth_and_masks(scene)) if line}
     assert "9 of 10 views; known pixels a view 384 " in lines["depth"]
     assert "keep 75.0 % of a view" in lines["masks"]
 

@@ -71,7 +71,7 @@ def test_dtu_leaves_out_bad_exposures():
 
 def test_every_protocol_has_disjoint_sides():
     for name, protocol in protocols().items():
-        frames = BLENDER if protocol.train["of"] == "train" else photos(49)
+        frames = BLENDER if protocol.train["of"] in BLENDER.lists else photos(49)
         split = choose_split(frames, name)
         assert split.name == name
         assert not set(split.train) & set(split.test)

@@ -81,3 +81,8 @@ def uncontract(y: Float[Tensor, "... 3"]) -> Float[Tensor, "... 3"]:
     """The inverse of `contract` inside the open ball of radius 2."""
     length = y.norm(dim=-1, keepdim=True).clamp(1e-9, 2 - 1e-6)
     return torch.where(length <= 1, y, y / length / (2 - length))
+
+
+def contract_distance(t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Distances along a ray contracted as space is: t up to 1, 2 - 1/t beyond; infinity becomes 2."""
+    return torch.where(t < 1, t, 2 - 1 / t.clamp_min(1))

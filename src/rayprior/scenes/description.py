@@ -22,7 +22,8 @@ from rayprior.scenes.cameras import Cameras
 class Points:
     """Sparse points with what is known of each, and the tracks: which picture saw which point, and where.
 
-    error_px is the mean reprojection error. The tracks are three columns of one table, one row an observation.
+    error_px is the mean reprojection error, in pixels of the declared size; in a Scene, of its own pictures. The tracks
+    are three columns of one table, one row an observation; track_pixel is nan where the files do not say.
     """
 
     position: Float[Tensor, "p 3"]

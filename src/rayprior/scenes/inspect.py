@@ -63,7 +63,19 @@ def summary(scene: Scene) -> list[str]:
     }
     said = ("cameras ", "depth for ", f"{len(scene)} views")  # notes that repeat a row
     notes = [note for note in scene.notes if not note.startswith(said)]
-    return [f"{name:<11} {text}" for name, text in rows.items()] + [f"{'note':<11} {note}" for note in notes]
+    lines = [f"{name:<11} {text}" for name, text in rows.items()] + [f"{'note':<11} {note}" for note in notes]
+    return lines + depth_table(scene) + keypoint_table(scene)
+
+
+def keypoint_table(scene: Scene) -> list[str]:
+    """A heading and a line a training view: how many sparse points it can learn distances from, and why not others."""
+    if scene.points is None:
+        return []
+    return [
+        "",
+        f"sparse points as training views see them: {scene.keypoints.summary}",
+        *scene.keypoints.table(scene.names),
+    ]
 
 
 def _sizes(scene: Scene) -> str:
@@ -120,6 +132,25 @@ def _depth(scene: Scene) -> str:
     valid = [int(scene.depth[i].isfinite().sum()) for i in range(len(scene))]
     some = [count for count in valid if count]
     return f"{len(some)} of {len(scene)} views; known pixels a view {_range(some, '.0f')} (min, median, max)"
+
+
+def depth_table(scene: Scene) -> list[str]:
+    """Of each view with depth: how many pixels are known and how many are not, and between which distances."""
+    if scene.depth is None:
+        return []
+    part_of = {i: part for part in ("train", "val", "test") for i in getattr(scene.split, part)}
+    width = max(len(name) for name in scene.names)
+    lines = [f"{'':<11} {'view':<{width}}        known  dropped    kept  distance, the capture's unit"]
+    for i, name in enumerate(scene.names):
+        known = scene.depth[i][scene.depth[i].isfinite()]
+        if len(known):
+            count = scene.depth[i].numel()
+            low, high = (float(value) / scene.similarity.scale for value in (known.min(), known.max()))
+            lines.append(
+                f"{'':<11} {name:<{width}}  {part_of.get(i, ''):<5}{len(known):>6}  {count - len(known):>7}"
+                f"  {len(known) / count:>6.1%}  {low:.4g} to {high:.4g}"
+            )
+    return lines
 
 
 def _masks(scene: Scene) -> str:

@@ -13,12 +13,19 @@ from rayprior.errors import UserError, did_you_mean
 from rayprior.maths.poses import nearest_rotation
 from rayprior.maths.space import Similarity
 from rayprior.scenes.cameras import Cameras
+from rayprior.scenes.degrade import Degradation, degradation_of, degraded
 from rayprior.scenes.description import DepthMaps, Description, Points
 from rayprior.scenes.formats import FORMATS
+from rayprior.scenes.formats.depth import find_depth
 from rayprior.scenes.formats.photos import exists
 from rayprior.scenes.placement import find_bounds, place
-from rayprior.scenes.reading import Photographs, find_background, read_distances, read_photographs
-from rayprior.scenes.scene import Background, MaskRule, Pictures, Scene, Split
+from rayprior.scenes.reading import (
+    cameras_of_photos,
+    find_background,
+    read_distances,
+    read_photographs,
+)
+from rayprior.scenes.scene import Background, Bounds, MaskRule, Pictures, Scene, Split
 from rayprior.scenes.splits import Frames, choose_split, protocols
 from rayprior.scenes.synthetic import synthetic_scene
 
@@ -28,6 +35,7 @@ RIGID = 1e-2  # largest entry of R^T R - I that passes as rounding in a text fil
 EXACT = 1e-5  # below this a rotation is left as it is
 FARTHEST = 1e9  # no capture's unit puts a camera farther from the origin
 SHOWN = 3  # names in a message
+IN_BOUNDS = 0.05  # share of depths between near and far below which their unit is taken to be wrong
 FILES = {
     "transforms.json": "nerfstudio",
     "transforms_train.json": "blender",
@@ -50,6 +58,8 @@ def load_scene(
     masks: MaskRule = "ignore",
     background: Background | Mapping[str, Any] | None = None,
     skip_missing: bool = False,
+    depth: str | Path | None = None,
+    degrade: Degradation | Mapping[str, Any] | None = None,
 ) -> Scene:
     """A capture's folder or file, or 'synthetic:NAME' -> a Scene in working units, holding the views of its split.
 
@@ -60,6 +70,8 @@ def load_scene(
     masks          'ignore': masked-out pixels are neither drawn nor scored; 'background': they are known background
     background     instead of what the pictures tell; as a mapping {'kind': ..., 'colour': ...} where it comes from JSON
     skip_missing   go on without listed photos that do not exist; their number is in the notes
+    depth          a folder of depth maps, instead of those beside the pictures: see `formats/depth.py`
+    degrade        what is done to the training views, for studies; a mapping has the options of `Degradation`
 
     Raises UserError, one message with file, value, expectation and next step, for whatever the user can mend.
     """
@@ -75,26 +87,36 @@ def load_scene(
         "masks": None if masks == "ignore" else masks,
         "background": asdict(background) if isinstance(background, Background) else background,
         "skip_missing": skip_missing or None,
+        "depth": None if depth is None else str(Path(depth).absolute()),
     }
     asked = _plain_background(background)
     description, notes = describe(path, format)
+    files = find_depth(description, None if depth is None else Path(depth))
     description, missing = _without_missing(description, skip_missing)
     description, rigid = _checked(description)
     chosen = choose_split(
         Frames(description.names, description.lists, description.path), split, views, fewshot, fewshot_seed
     )
     placement = place(description)  # by all cameras, so that every split of a capture has the same units
+    unlabelled = _unlabelled(description, chosen)
     description, chosen = _only_used(description, chosen)
     photos = read_photographs(description, downscale, masks)
     found, how = find_background(photos.pictures, photos.masks, chosen.train)
     similarity = placement.similarity
     cameras = replace(photos.cameras, c2w=similarity.poses(photos.cameras.c2w))
+    if unlabelled is not None:  # sized as the photographs are; their own are not looked at
+        shrunk = unlabelled.size * photos.cameras.size[0] / description.cameras.size[0]
+        unlabelled = unlabelled.scaled(shrunk.round().long().clamp_min(1))
+        unlabelled = replace(unlabelled, c2w=similarity.poses(unlabelled.c2w))
     points = description.points
     if points is not None:
-        points = replace(points, position=similarity.points(points.position.double()))
+        points = _placed(points, similarity, photos.cameras.focal_px / description.cameras.focal_px)
     known = (asked or found).kind != "none"
     bounds, range_note = find_bounds(description, placement, cameras, points, known, near, far)
-    depth = _depth(description, photos, downscale, similarity.scale)
+    distances = read_distances(description, files, photos, downscale, chosen.train, asked=depth is not None)
+    known_depth = None if distances is None else _in_working_units(distances.distance, similarity.scale)
+    if known_depth is not None:
+        _check_unit_of_depth(known_depth, bounds, similarity.scale, description)
     scene = Scene(
         name=_name(path),
         path=_lasting(path),
@@ -107,15 +129,23 @@ def load_scene(
         background=asked or found,
         similarity=similarity,
         masks=photos.masks,
-        depth=depth,
+        depth=known_depth,
+        depth_std=None if distances is None else _in_working_units(distances.std, similarity.scale),
+        depth_source=() if distances is None else distances.sources,
         points=points,
         inward=placement.inward,
         forward_facing=description.forward_facing,
         up=placement.up,
+        focus=placement.focus,
+        unlabelled=unlabelled,
         opened={option: value for option, value in given.items() if value is not None},
     )
     said = (*notes, *missing, *rigid, *description.notes, *photos.notes, *_said_of(scene, description))
-    return replace(scene, notes=(*said, "background as asked" if asked else how, range_note))
+    of_depth = () if distances is None else distances.notes
+    scene = replace(scene, notes=(*said, *of_depth, "background as asked" if asked else how, range_note))
+    if degrade is None:
+        return scene
+    return degraded(scene, degrade if isinstance(degrade, Degradation) else degradation_of(degrade))
 
 
 # -- which format ------------------------------------------------------------------------------------------------------
@@ -152,6 +182,16 @@ def describe(path: str | Path, format: str | None = None) -> tuple[Description, 
     return FORMATS[name].describe(path), (f"read as {name}: {FORMATS[name].file}{also}",)
 
 
+def open_cameras(path: str | Path, *, format: str | None = None, downscale: int = 1) -> tuple[Description, Cameras]:
+    """All frames of a capture whose photo is there, of whatever split, and their cameras in the working units of
+    `load_scene`. No picture is read. Raises UserError as `load_scene` does."""
+    description, _ = describe(path, format)
+    description, _ = _without_missing(description, skip=True)
+    description, _ = _checked(description)
+    cameras = cameras_of_photos(description, downscale)
+    return description, replace(cameras, c2w=place(description).similarity.poses(cameras.c2w))
+
+
 def _describe_embedded(name: str) -> Description:
     """An embedded scene as a capture: its pictures, exact distances and lists, in units of its own."""
     scene = synthetic_scene(name)
@@ -168,6 +208,7 @@ def _describe_embedded(name: str) -> Description:
         cameras=scene.cameras,
         lists={key: tuple(scene.names[i] for i in views) for key, views in lists.items()},
         depths=maps,
+        points=scene.points,
         bounds=(scene.bounds.near, scene.bounds.far),
         box=scene.bounds.box,
         similarity=Similarity(),
@@ -278,6 +319,15 @@ def _lens_fails(cameras: Cameras) -> torch.Tensor:
 # -- parts of a description --------------------------------------------------------------------------------------------
 
 
+def _unlabelled(description: Description, split: Split) -> Cameras | None:
+    """Cameras of the frames that the split leaves out, save those that the capture itself keeps for tests: views beside
+    what is scored."""
+    used = {*split.train, *split.test, *split.val}
+    kept = set(description.lists.get("test", ()))
+    left = [i for i, name in enumerate(description.names) if i not in used and name not in kept]
+    return description.cameras[left] if left else None
+
+
 def _only_used(description: Description, split: Split) -> tuple[Description, Split]:
     """Without the frames that the split does not name: they are not read, and nothing of them is known."""
     used = sorted({*split.train, *split.test, *split.val})
@@ -335,12 +385,34 @@ def _tracks_of(points: Points, kept: list[int], total: int) -> Points:
 # -- the rest of the scene ---------------------------------------------------------------------------------------------
 
 
-def _depth(description: Description, photos: Photographs, downscale: int, scale: float) -> Pictures | None:
-    """Distances in working units; read in the capture's, in which cameras of photos and of depth maps are here."""
-    if description.depths is None or not any(description.depths.has):
-        return None
-    distances = read_distances(description.depths, photos, downscale, description.path)
-    return Pictures(distances.values * scale, distances.size)
+def _in_working_units(lengths: Pictures | None, scale: float) -> Pictures | None:
+    return None if lengths is None else Pictures(lengths.values * scale, lengths.size)
+
+
+def _check_unit_of_depth(depth: Pictures, bounds: Bounds, scale: float, description: Description) -> None:
+    """UserError where nearly no depth lies in what is rendered (within a factor of 2): its unit cannot be right."""
+    known = depth.values[depth.values.isfinite()]
+    inside = ((known > bounds.near / 2) & (known < bounds.far * 2)).float().mean()
+    if len(known) and float(inside) < IN_BOUNDS:
+        low, high = (float(value) / scale for value in (known.min(), known.max()))
+        raise UserError(
+            f"{description.path}: depth is {low:.4g} to {high:.4g} of the capture's unit, but near and far are"
+            f" {bounds.near / scale:.4g} and {bounds.far / scale:.4g}: its unit is another. State it in depth.json"
+            ' beside the maps, {"unit": 0.001}, or set --near and --far'
+        )
+
+
+def _placed(points: Points, similarity: Similarity, ratio: torch.Tensor) -> Points:
+    """Positions in working units; pixels, and errors in pixels, of the pictures as they were read.
+
+    ratio  (frames, 2): how much larger they are than the ones that the capture declares
+    """
+    return replace(
+        points,
+        position=similarity.points(points.position.double()),
+        error_px=points.error_px * float(ratio.mean()),
+        track_pixel=points.track_pixel * ratio[points.track_camera],
+    )
 
 
 def _said_of(scene: Scene, description: Description) -> list[str]:
@@ -361,6 +433,19 @@ def _said_of(scene: Scene, description: Description) -> list[str]:
         if scene.inward
         else "cameras do not surround one subject"
     )
-    if description.depths is not None:
-        said.append(f"depth for {sum(description.depths.has)} of {len(scene)} views")
+    if scene.depth is not None:
+        said.append(_said_of_depth(scene, scene.depth))
+    elif description.depths is not None:
+        said.append(f"depth for 0 of {len(scene)} views")
     return said
+
+
+def _said_of_depth(scene: Scene, depth: Pictures) -> str:
+    """How many views have depth, how much of their pixels is known, and which has least."""
+    shares = {name: float(depth[i].isfinite().float().mean()) for i, name in enumerate(scene.names)}
+    some = {name: share for name, share in shares.items() if share > 0}
+    fewest = min(some, key=lambda name: some[name])
+    return (
+        f"depth for {len(some)} of {len(scene)} views; kept {sum(some.values()) / len(some):.0%} of their pixels"
+        f" (fewest: {fewest} {some[fewest]:.0%})"
+    )

@@ -6,6 +6,7 @@ Everything here is in pixels; depth leaves as distance along the ray, still in t
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,10 +21,12 @@ from torch import Tensor
 from rayprior.errors import UserError, did_you_mean
 from rayprior.scenes.cameras import Cameras
 from rayprior.scenes.description import DepthMaps, Description
-from rayprior.scenes.formats.photos import read_mask, read_photo
+from rayprior.scenes.formats.depth import FEWEST_POINTS, Alignment, DepthFile, align
+from rayprior.scenes.formats.photos import photo_size, read_mask, read_photo
 from rayprior.scenes.scene import Background, MaskRule, Pictures
 
 BORDER_SHARE, BORDER_TOLERANCE = 0.99, 2  # how many border pixels must agree, and how closely, in 8-bit steps
+SHOWN = 5  # names in a note
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +149,13 @@ def _fitted(description: Description, actual: Tensor) -> tuple[Cameras, tuple[st
     return description.cameras.scaled(actual), (note,)
 
 
+def cameras_of_photos(description: Description, downscale: int = 1) -> Cameras:
+    """The cameras for the photos as their files have them, `downscale` times smaller. Reads the files' headers only."""
+    sizes = [photo_size(p) if isinstance(p, Path) else (p.shape[1], p.shape[0]) for p in description.photos]
+    cameras, _ = _fitted(description, torch.tensor(sizes))
+    return cameras if downscale == 1 else _smaller(cameras, downscale, description)
+
+
 def _smaller(cameras: Cameras, factor: int, description: Description) -> Cameras:
     size = torch.div(cameras.size, factor, rounding_mode="floor")
     if (size < 1).any():
@@ -195,29 +205,220 @@ def _border(picture: Tensor, mask: Tensor | None) -> UInt8[Tensor, "b 3"]:
 # -- depth -------------------------------------------------------------------------------------------------------------
 
 
-def read_distances(depths: DepthMaps, photos: Photographs, downscale: int, source: Path) -> Pictures:
-    """Distance along the ray of every pixel of the photographs, float32, nan where unknown; in the unit of the maps.
+@dataclass(frozen=True, eq=False)
+class Distances:
+    """What is known of each pixel, in the capture's unit: distance along the ray and its standard deviation (std None:
+    of no pixel), nan where unknown. sources: files or the format that they come from; notes: what there is to say."""
 
-    Maps of depth cameras of their own are warped into the colour view. Raises UserError for maps of a wrong size.
+    distance: Pictures
+    std: Pictures | None
+    sources: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def read_distances(
+    description: Description,
+    files: Mapping[str, DepthFile],
+    photos: Photographs,
+    downscale: int,
+    train: Sequence[int],
+    asked: bool = False,
+) -> Distances | None:
+    """Depth of all frames as distance along the ray of every pixel of the photographs; None where no frame has any.
+
+    A frame has the map of its file, else that of its format; a map that is estimated (derived from a training, or
+    relative) replaces the format's on training views alone, and only if `asked` for by name; held-out views go without:
+    it is no truth to measure against. Maps of
+    depth cameras of their own are warped into the colour view; others are brought to the picture's size by nearest
+    neighbour. Relative maps are fitted to the sparse points that their view saw.
+
+    Raises UserError for maps of a size of other proportions than the picture, and where all maps are empty.
     """
+    chosen, left_out = _chosen(description, files, set(train), asked)
+    if not any(chosen):
+        return None
     cameras = photos.cameras
     known: dict[tuple[float, ...], Tensor] = {}
 
-    def read(i: int) -> Float[Tensor, "h w 1"]:
+    def read(i: int) -> tuple[Tensor, Tensor | None]:
         width, height = cameras.size[i].tolist()
-        if not depths.has[i]:
-            return torch.full((height, width, 1), torch.nan)
-        value = np.asarray(depths.read(i), dtype=np.float32)
-        value = torch.from_numpy(np.where(np.isfinite(value) & (value > 0), value, np.float32(np.nan)))
-        if depths.cameras is not None:
-            return _warped(value, depths.cameras[i], cameras[i], depths.is_distance, known, source)[:, :, None]
-        value = _nearest(
-            value, photos.full_size[i], cameras.size[i], downscale, f"{source}: the depth map of frame {i}"
-        )
-        return (value if depths.is_distance else value / _cosine(cameras[i], known))[:, :, None]
+        source = chosen[i]
+        if source is None:
+            return torch.full((height, width), torch.nan), None
+        if isinstance(source, DepthMaps):
+            where = f"{description.path}: the depth map of frame {description.names[i]!r}"
+            value, std, is_distance = _positive(source.read(i)), None, source.is_distance
+            if source.cameras is not None:
+                return _warped(value, source.cameras[i], cameras[i], is_distance, known, description.path), None
+        else:
+            where = f"{source.file}: the depth map"
+            raw, deviation = source.read()
+            value = torch.from_numpy(raw) if source.legend.relative else _positive(raw)
+            std = None if deviation is None else _positive(deviation)
+            is_distance = source.legend.relative or source.legend.kind == "distance"  # relative: converted once fitted
+        sizes = photos.full_size[i], cameras.size[i], downscale, where
+        value, std = _nearest(value, *sizes), None if std is None else _nearest(std, *sizes)
+        if is_distance:
+            return value, std
+        cosine = _cosine(cameras[i], known)
+        return value / cosine, None if std is None else std / cosine
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return Pictures.of(list(pool.map(read, range(len(cameras)))))
+        read_maps = list(pool.map(read, range(len(cameras))))
+    distance, std = [value for value, _ in read_maps], [deviation for _, deviation in read_maps]
+    relative = {i: s for i, s in enumerate(chosen) if isinstance(s, DepthFile) and s.legend.relative}
+    notes = _aligned(description, relative, cameras, distance, std, known) if relative else []
+    if not any(bool(value.isfinite().any()) for value in distance):
+        raise _all_empty(description, chosen)
+    if left_out:
+        notes.append(f"estimated depth of {left_out} held-out views is left out: it is no truth to measure against")
+    notes += _derivations([s for s in chosen if isinstance(s, DepthFile)], description, set(train))
+    deviations = None
+    if any(s is not None for s in std):
+        deviations = Pictures.of([(_like(d) if s is None else s)[:, :, None].float() for d, s in zip(distance, std)])
+    distances = Pictures.of([value[:, :, None].float() for value in distance])
+    return Distances(distances, deviations, _sources(description, chosen), tuple(notes))
+
+
+def _chosen(
+    description: Description, files: Mapping[str, DepthFile], train: set[int], asked: bool
+) -> tuple[list[DepthMaps | DepthFile | None], int]:
+    """Where each frame's depth is read from, and of how many held-out views an estimate is left out."""
+    chosen: list[DepthMaps | DepthFile | None] = []
+    left_out = 0
+    own = description.depths
+    for i, name in enumerate(description.names):
+        measured = own if own is not None and own.has[i] else None
+        file = files.get(name)
+        if file is not None and file.estimated and (i not in train or (measured is not None and not asked)):
+            left_out += measured is None
+            file = None
+        chosen.append(file or measured)
+    return chosen, left_out
+
+
+def _positive(value: np.ndarray) -> Float[Tensor, "h w"]:
+    """float32, nan where not above 0."""
+    value = np.asarray(value, dtype=np.float32)
+    return torch.from_numpy(np.where(np.isfinite(value) & (value > 0), value, np.float32(np.nan)))
+
+
+def _like(value: Tensor) -> Tensor:
+    return torch.full_like(value, torch.nan)
+
+
+def _sources(description: Description, chosen: Sequence[DepthMaps | DepthFile | None]) -> tuple[str, ...]:
+    """Where depth comes from, one text a source: 'blender: 25 views', 'depth/*.npz: 75 views, derived from runs/a'."""
+    counts: dict[str, int] = {}
+    for source in chosen:
+        if source is None:
+            continue
+        text = f"as {description.format} has it"
+        if isinstance(source, DepthFile):
+            derived = source.legend.derived_from
+            text = f"files {source.file.parent / '*'}{source.file.suffix}"
+            text += ", relative" if source.legend.relative else ""
+            text += f", derived from {derived.run}, step {derived.step}" if derived else ""
+        counts[text] = counts.get(text, 0) + 1
+    return tuple(f"{count} views {text}" for text, count in counts.items())
+
+
+def _derivations(files: Sequence[DepthFile], description: Description, train: set[int]) -> list[str]:
+    """A note on every training that depth was derived from, and a warning where it saw views that are held out now."""
+    notes = []
+    held_out = {name for i, name in enumerate(description.names) if i not in train}
+    for made in dict.fromkeys(file.legend.derived_from for file in files):
+        if made is None:
+            continue
+        notes.append(
+            f"depth derived from {made.run} ({made.recipe}, step {made.step}, {made.date}), trained on"
+            f" {len(made.views)} views: {_some(made.views)}"
+        )
+        leaked = [name for name in made.views if name in held_out]
+        if leaked:
+            notes.append(f"that training saw {len(leaked)} views that are held out here: {_some(leaked)}")
+    return notes
+
+
+def _all_empty(description: Description, chosen: Sequence[DepthMaps | DepthFile | None]) -> UserError:
+    """Says which file, in which unit, with which values."""
+    count = sum(source is not None for source in chosen)
+    i = next(i for i, source in enumerate(chosen) if source is not None)
+    source = chosen[i]
+    if isinstance(source, DepthFile):
+        values, where, unit = source.read()[0], str(source.file), f" (unit {source.unit_text})"
+    else:
+        assert source is not None
+        values, where, unit = source.read(i), f"{description.path}: frame {description.names[i]!r}", ""
+    values = values[np.isfinite(values)]
+    found = f"values {values.min():g} to {values.max():g}" if values.size else "no value but zeros and nan"
+    return UserError(
+        f"{where}: no depth above 0 in any of {count} depth maps{unit}; found {found}. Make the maps anew, or take"
+        " them away"
+    )
+
+
+def _aligned(
+    description: Description,
+    relative: Mapping[int, DepthFile],
+    cameras: Cameras,
+    distance: list[Tensor],
+    std: list[Tensor | None],
+    known: dict[tuple[float, ...], Tensor],
+) -> list[str]:
+    """Fits relative maps to the points that their views saw and puts distances in their place; returns the notes.
+
+    Depth or its inverse, whichever more views follow, for all views alike. The deviation is the residual's, as a share
+    of the distance. Views with too few points lose their map.
+    """
+    points, first = description.points, next(iter(relative.values())).file
+    if points is None or len(points.track_point) == 0:
+        raise UserError(
+            f"{first}: relative depth needs sparse points with tracks to fit its scale and shift, and"
+            f" {description.path} has none; give a COLMAP model, or depth in the capture's unit"
+        )
+    fits: dict[bool, dict[int, Alignment]] = {True: {}, False: {}}
+    for i, file in relative.items():
+        seen = points.track_point[points.track_camera == i]
+        pixel, along, visible = cameras.project(points.position[seen].double(), torch.full((len(seen),), i))
+        column, row = pixel[visible].long().unbind(dim=1)
+        value = distance[i][row, column].double().numpy()
+        truth = along[visible]
+        if file.legend.kind == "z":
+            truth = truth * _cosine(cameras[i], known)[row, column]
+        for inverse in fits:
+            fit = align(value, truth.numpy(), inverse)
+            if fit is not None:
+                fits[inverse][i] = fit
+    inverse = len(fits[True]) >= len(fits[False])
+    fitted = fits[inverse]
+    if not fitted:
+        raise UserError(
+            f"{first}: none of {len(relative)} relative depth maps could be fitted: each needs {FEWEST_POINTS} sparse"
+            " points that its view saw, and values that rise with depth or its inverse. Take the maps away, or"
+            " add points"
+        )
+    for i, file in relative.items():
+        fit = fitted.get(i)
+        value = _like(distance[i]) if fit is None else _positive(fit(distance[i].double().numpy()))
+        distance[i] = value if file.legend.kind == "distance" else value / _cosine(cameras[i], known)
+        std[i] = None if fit is None else 1.4826 * fit.residual * distance[i]
+    dropped = [description.names[i] for i in relative if i not in fitted]
+    residual = {i: fit.residual for i, fit in fitted.items()}
+    worst = max(residual, key=lambda i: residual[i])
+    notes = [
+        f"relative depth of {len(fitted)} views fitted to sparse points as {'inverse ' if inverse else ''}depth:"
+        f" median residual {np.median(list(residual.values())):.2%} of the depth"
+        f" (most: {description.names[worst]} {residual[worst]:.2%})"
+    ]
+    if dropped:
+        reason = f"fewer than {FEWEST_POINTS} points with depth, or values that do not follow them"
+        notes.append(f"relative depth of {len(dropped)} views is dropped ({reason}): {_some(dropped)}")
+    return notes
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
 def _nearest(value: Tensor, full: Tensor, size: Tensor, downscale: int, what: str) -> Float[Tensor, "h w"]:

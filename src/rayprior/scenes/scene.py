@@ -1,6 +1,7 @@
 """Scene: pictures, cameras, masks, depth, points and splits in working units, and the rays that may be drawn.
 
-Pure data plus draws. No module, no step number. Test views are never drawn from.
+Pure data plus draws. No module, no step number. Test views are never drawn from; even their poses are taken by
+`poses="loaded+test"` alone.
 """
 
 from __future__ import annotations
@@ -8,21 +9,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import radians, tan
 from pathlib import Path
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 from rayprior.errors import UserError
-from rayprior.maths.poses import interpolate, look_at
+from rayprior.maths.poses import interpolate, look_at, rotation_from_vector
 from rayprior.maths.space import Box, Similarity
-from rayprior.scenes.cameras import Cameras
+from rayprior.scenes.cameras import Cameras, cat_cameras
 from rayprior.scenes.description import Points
+from rayprior.scenes.keypoints import Keypoints, find_keypoints
 from rayprior.scenes.rays import Query, Rays
 
 MaskRule = Literal["ignore", "background"]
+Poses = Literal["between", "hemisphere", "loaded", "loaded+test"]
+Nearby = Literal["orbit", "pixel"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +93,11 @@ class Scene:
     pictures  uint8, 3 or 4 channels (straight alpha)
     masks     bool, one channel, True = keep; with mask_rule 'background' they have become alpha instead
     depth     float32 distance along the ray, nan where unknown
-    inward    the cameras surround what they look at
+    depth_std float32 standard deviation of it, nan where unknown
+    depth_source  where depth was read from, for the protocol
+    inward    the cameras surround what they look at, the focus
+    unlabelled  cameras of frames that neither train nor test: their pictures are not read, only looked from
+    given_keypoints  taken instead of those that `points` give; of a degraded scene
     opened    the options with which `load_scene(path, **opened)` opens it again
     """
 
@@ -103,10 +113,15 @@ class Scene:
     similarity: Similarity = field(default_factory=Similarity)
     masks: Pictures | None = None
     depth: Pictures | None = None
+    depth_std: Pictures | None = None
+    depth_source: tuple[str, ...] = ()
     points: Points | None = None
     inward: bool = True
     forward_facing: bool = False
     up: Float[Tensor, "3"] = field(default_factory=lambda: torch.tensor([0.0, 0.0, 1.0]))
+    focus: Float[Tensor, "3"] = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
+    unlabelled: Cameras | None = None
+    given_keypoints: Keypoints | None = None
     notes: tuple[str, ...] = ()
     opened: Mapping[str, object] = field(default_factory=dict)
 
@@ -135,12 +150,36 @@ class Scene:
             "resolution": [f"{w}x{h}" for w, h in sizes],
             "background": self.background.kind if self.background.kind != "colour" else list(self.background.colour),
             "masks": None if self.masks is None else "ignore",
+            "depth": list(self.depth_source),
             "near_far": [self.bounds.near, self.bounds.far],
             "opened": dict(self.opened),
         }
 
     def with_background(self, background: Background) -> Scene:
         return replace(self, background=background)
+
+    @cached_property
+    def has_depth(self) -> bool:
+        """Whether the distance of some pixel of a training view is known."""
+        depth = self.depth
+        return depth is not None and any(bool(depth[i].isfinite().any()) for i in self.split.train)
+
+    @cached_property
+    def keypoints(self) -> Keypoints:
+        """The sparse points as the training views see them; found when first asked for, unless they are given."""
+        if self.given_keypoints is not None:
+            return self.given_keypoints
+        return find_keypoints(self.points, self.cameras, self.split.train, self._why_no_keypoint)
+
+    @property
+    def said_of_depth(self) -> str:
+        """What tells where training rays end, and how much of it was kept, in words."""
+        if not self.has_depth:
+            return self.keypoints.summary
+        assert self.depth is not None
+        known = [float(self.depth[i].isfinite().float().mean()) for i in self.split.train]
+        views = f"maps of {sum(share > 0 for share in known)} of {len(known)} training views"
+        return f"{views}, {min(known):.0%} to {max(known):.0%} of their pixels known"
 
     # -- rays ---------------------------------------------------------------------------------------------------------
 
@@ -159,14 +198,7 @@ class Scene:
         directions = asked.directions(camera, pixel)
         origins = asked.origins[camera]
         count = len(camera)
-        near = torch.full((count,), self.bounds.near)
-        far = torch.full((count,), self.bounds.far)
-        if self.bounded:
-            enter, leave = self.bounds.box.hit(origins, directions)
-            near = torch.maximum(near, enter.float())
-            far = torch.minimum(far, leave.float())
-            missed = far <= near  # an interval of no length in empty space: the background is all there is
-            far = torch.where(missed, near + 1e-3, far)
+        near, far = self._reach(origins, directions)
         if self.background.kind == "random":
             background = torch.ones(count, 3) if generator is None else torch.rand(count, 3, generator=generator)
         else:
@@ -203,18 +235,100 @@ class Scene:
             flat = self.pictures.start[camera] + v * width + u
         pixel = torch.stack([u, v], dim=1) + 0.5
         rays = self.rays(camera, pixel, generator)
-        return Query(rays, {"rgb": self.truth(flat, rays.background)})
+        return Query(rays, {"rgb": self.truth(flat, rays.background), **self._known_depth(rays)})
+
+    def keypoint_rays(self, count: int, generator: Generator) -> Query:
+        """Rays of training views through sparse points, drawn at random: known are `distance`, `distance_std`,
+        `confidence` and `rgb`, the photograph's bilinear colour there. UserError where there are no keypoints."""
+        points = self.keypoints
+        if len(points) == 0:
+            raise UserError(
+                f"{self.path or self.name}: {points.summary}; expected a capture with a COLMAP model, its points and"
+                " their tracks, and at least two training views that saw the same points"
+            )
+        drawn = torch.randint(len(points), (count,), generator=generator)
+        camera, pixel = points.camera[drawn], points.pixel[drawn]
+        distance, std = points.distance[drawn].float(), points.distance_std[drawn].float()
+        rays = replace(self.rays(camera, pixel, generator), guide=torch.stack([distance, std], dim=1))
+        known = {
+            "distance": distance,
+            "distance_std": std,
+            "confidence": points.confidence[drawn].float(),
+            "rgb": self.colour_at(camera, pixel, rays.background),
+        }
+        return Query(rays, known)
 
     def unseen_rays(
-        self, count: int, generator: Generator, poses: Literal["between", "hemisphere"] | Cameras = "between"
+        self, count: int, generator: Generator, poses: Poses | Cameras = "between", cameras: int = 4
     ) -> Query:
-        """Rays that no photograph answers, from cameras drawn between training poses, on their hemisphere, or given."""
-        if isinstance(poses, Cameras):
-            cameras, which = poses, torch.randint(len(poses), (count,), generator=generator)
+        """Rays that no photograph answers, through random pixels of `cameras` cameras, which are drawn anew each time.
+
+        poses  'between': interpolated between two training views; 'hemisphere': around the focus and looking at it, in
+               the training views' range of elevation and distance; 'loaded': of the capture's training, validation and
+               unlabelled views; 'loaded+test': of its test views too; or Cameras to choose from.
+
+        Raises UserError for another word, no camera, and for 'hemisphere' where the cameras do not look inward.
+        """
+        if cameras < 1:
+            raise UserError(f"cameras={cameras}: unseen rays need at least 1")
+        drawn = self._unseen_cameras(poses, cameras, generator)
+        which = torch.randint(len(drawn), (count,), generator=generator)
+        pixel = torch.rand(count, 2, generator=generator) * drawn.size[which]
+        return Query(self.rays(which, pixel, generator, cameras=drawn))
+
+    def nearby_rays(
+        self, rays: Rays, generator: Generator, how: Nearby = "orbit", angle_deg: float = 5.0, pixels: int = 1
+    ) -> Query:
+        """For each ray a neighbour that sees nearly the same, in the same order (InfoNeRF, Kim et al. 2022).
+
+        orbit  origin and direction turn about the focus by Rx(a) Ry(b) Rz(c), each angle uniform within `angle_deg`,
+               one draw a camera (rays of cameras that are none of the scene's share one). Where the cameras do not look
+               inward there is nothing to turn about, and turning about another point is no neighbouring view: origins
+               shift instead, along each axis by at most near tan(angle_deg), so that even what stands at `near` is
+               seen under an angle that differs by no more than about that.
+        pixel  from the same origin, 1 to `pixels` pixels away in a random direction across the ray. Rays know no
+               orientation of their camera, so a pixel is its angle in the middle of the picture, 1 / focal length.
+
+        Near and far are found anew; background and pixel are those of the ray.
+        """
+        origins, directions = rays.origins.double(), rays.directions.double()
+        if how == "orbit":
+            distinct, which = torch.unique(rays.camera, return_inverse=True)
+            draw = 2 * torch.rand(len(distinct), 3, generator=generator, dtype=torch.float64) - 1
+            if self.inward:
+                turn = _turn(draw * radians(angle_deg))[which]
+                origins = self.focus + (turn @ (origins - self.focus)[:, :, None])[:, :, 0]
+                directions = (turn @ directions[:, :, None])[:, :, 0]
+            else:
+                origins = origins + (draw * self.bounds.near * tan(radians(angle_deg)))[which]
+        elif how == "pixel":
+            aside = torch.randn(len(rays), 3, generator=generator, dtype=torch.float64)
+            aside = F.normalize(aside - (aside * directions).sum(dim=1, keepdim=True) * directions, dim=1)
+            away = torch.randint(1, pixels + 1, (len(rays), 1), generator=generator)
+            directions = F.normalize(directions + away * aside / self._focal(rays.camera)[:, None], dim=1)
         else:
-            cameras, which = self._unseen_cameras(poses, generator), torch.zeros(count, dtype=torch.long)
-        pixel = torch.rand(count, 2, generator=generator) * cameras.size[which]
-        return Query(self.rays(which, pixel, generator, cameras=cameras))
+            raise UserError(f"no neighbour of a ray is named {how!r}; choices: orbit, pixel")
+        near, far = self._reach(origins, directions)
+        moved = replace(
+            rays,
+            origins=origins.float(),
+            directions=directions.float(),
+            near=near,
+            far=far,
+            camera=torch.full_like(rays.camera, -1),
+            guide=torch.full_like(rays.guide, torch.nan),
+        )
+        return Query(moved)
+
+    def said_of_poses(self, poses: Poses) -> str:
+        """Where unseen rays come from, in words: to be printed wherever `poses` lets test views in."""
+        if poses in ("between", "hemisphere"):
+            return f"drawn from the range of {len(self.split.train)} training views"
+        others = 0 if self.unlabelled is None else len(self.unlabelled)
+        views = f"{len(self.split.train)} training, {len(self.split.val)} validation and {others} unlabelled views"
+        if poses == "loaded":
+            return f"of {views}"
+        return f"of {views} and of the {len(self.split.test)} test views: what is scored was looked from in training"
 
     # -- truth --------------------------------------------------------------------------------------------------------
 
@@ -224,6 +338,24 @@ class Scene:
         if values.shape[1] == 3:
             return values
         return background + (values[:, :3] - background) * values[:, 3:]
+
+    def colour_at(
+        self, camera: Int[Tensor, "r"], pixel: Float[Tensor, "r 2"], background: Float[Tensor, "r 3"]
+    ) -> Float[Tensor, "r 3"]:
+        """Colours in [0, 1] at any place of the pictures, bilinear between pixel centres; composited as by `truth`."""
+        last = self.pictures.size[camera] - 1
+        at = (pixel - 0.5).clamp_min(0).minimum(last)
+        low = at.long()
+        high = (low + 1).minimum(last)
+        across, down = (at - low).float().unsqueeze(2).unbind(dim=1)  # (r, 1) each
+        start, width = self.pictures.start[camera], self.pictures.size[camera, 0]
+
+        def colour(u: Tensor, v: Tensor) -> Tensor:
+            return self.truth(start + v * width + u, background)
+
+        above = torch.lerp(colour(low[:, 0], low[:, 1]), colour(high[:, 0], low[:, 1]), across)
+        below = torch.lerp(colour(low[:, 0], high[:, 1]), colour(high[:, 0], high[:, 1]), across)
+        return torch.lerp(above, below, down)
 
     def picture(self, index: int, background: tuple[float, float, float] | None = None) -> Float[Tensor, "h w 3"]:
         """One photograph in [0, 1], composited on `background` (default: the scene's colour, white if random)."""
@@ -276,6 +408,27 @@ class Scene:
         camera = self._train_views[order]
         return drawn - self._train_start[order] + self.pictures.start[camera], camera
 
+    def _known_depth(self, rays: Rays) -> dict[str, Tensor]:
+        """What photographed rays know of where they end; nothing at all in a scene without depth."""
+        if self.depth is None:
+            return {}
+        mean, std = rays.guide.unbind(dim=1)
+        return {"distance": mean} if self.depth_std is None else {"distance": mean, "distance_std": std}
+
+    def _why_no_keypoint(
+        self, camera: Int[Tensor, "k"], pixel: Float[Tensor, "k 2"], distance: Float[Tensor, "k"]
+    ) -> dict[str, Tensor]:
+        """Why points in a picture are not used as keypoints: what the pictures and the bounds say."""
+        rays = self.rays(camera, pixel)
+        wrong = {"nearer than near or beyond far": (distance < rays.near) | (distance > rays.far)}
+        column, row = pixel.long().unbind(dim=1)
+        flat = self.pictures.start[camera] + row * self.pictures.size[camera, 0] + column
+        if self.masks is not None:
+            wrong["masked out"] = ~self.masks.values[flat, 0]
+        if self.pictures.values.shape[1] == 4:
+            wrong["transparent in the picture"] = self.pictures.values[flat, 3] < 128
+        return wrong
+
     def _guide(self, camera: Int[Tensor, "r"], pixel: Float[Tensor, "r 2"]) -> Float[Tensor, "r 2"]:
         """(mean, std) of the known distance of a training ray; nan where no depth is known."""
         guide = torch.full((len(camera), 2), torch.nan)
@@ -286,25 +439,89 @@ class Scene:
         column, row = pixel.long().unbind(dim=1)
         flat = self.depth.start[camera] + row * self.depth.size[camera, 0] + column
         guide[train, 0] = self.depth.values[flat, 0]
-        guide[train, 1] = 0.0
+        guide[train, 1] = 0.0 if self.depth_std is None else self.depth_std.values[flat, 0].nan_to_num(0.0)
         return guide
 
-    def _unseen_cameras(self, poses: str, generator: Generator) -> Cameras:
-        """One camera that no photograph was taken with."""
+    def _reach(
+        self, origins: Float[Tensor, "r 3"], directions: Float[Tensor, "r 3"]
+    ) -> tuple[Float[Tensor, "r"], Float[Tensor, "r"]]:
+        """Where rendering starts and ends along rays: near and far, within the box where the scene is bounded."""
+        near = torch.full((len(origins),), self.bounds.near)
+        far = torch.full((len(origins),), self.bounds.far)
+        if self.bounded:
+            enter, leave = self.bounds.box.hit(origins, directions)
+            near = torch.maximum(near, enter.float())
+            far = torch.minimum(far, leave.float())
+            missed = far <= near  # an interval of no length in empty space: the background is all there is
+            far = torch.where(missed, near + 1e-3, far)
+        return near, far
+
+    def _focal(self, camera: Int[Tensor, "r"]) -> Float[Tensor, "r"]:
+        """Focal lengths in pixels; of cameras that are none of the scene's, the training views' median."""
+        focal = self.cameras.focal_px.mean(dim=1)
+        return torch.where(camera < 0, focal[self._train_views].median(), focal[camera.clamp_min(0)])
+
+    def _unseen_cameras(self, poses: Poses | Cameras, count: int, generator: Generator) -> Cameras:
+        """Cameras that no photograph was taken with."""
+        if isinstance(poses, Cameras) or poses in ("loaded", "loaded+test"):
+            pool = poses if isinstance(poses, Cameras) else self._loaded(test=poses == "loaded+test")
+            return pool[torch.randint(len(pool), (count,), generator=generator)]
         train = self.cameras[list(self.split.train)]
-        first, second = torch.randint(len(train), (2,), generator=generator).tolist()
+        first = torch.randint(len(train), (count,), generator=generator)
         if poses == "between":
-            share = torch.rand(1, generator=generator, dtype=torch.float64)
-            c2w = interpolate(train.c2w[first : first + 1], train.c2w[second : second + 1], share)
+            # never the same twice, where there are two
+            second = (first + torch.randint(1, max(len(train), 2), (count,), generator=generator)) % len(train)
+            share = torch.rand(count, generator=generator, dtype=torch.float64)
+            c2w = self._between(train.c2w[first], train.c2w[second], share)
         elif poses == "hemisphere":
-            up = self.up.double()
-            distance = train.origins.norm(dim=1)
-            direction = torch.randn(3, generator=generator, dtype=torch.float64)
-            direction = direction / direction.norm()
-            direction = direction - 2 * up * (direction @ up).clamp_max(0)  # mirrored into the upper half
-            share = torch.rand(1, generator=generator, dtype=torch.float64)
-            radius = torch.lerp(distance.min(), distance.max(), share)
-            c2w = look_at((direction * radius)[None], torch.zeros(3, dtype=torch.float64), up)
+            c2w = self._on_hemisphere(train.origins, torch.rand(3, count, generator=generator, dtype=torch.float64))
         else:
-            raise UserError(f"no way to draw poses named {poses!r}; choices: between, hemisphere, or Cameras")
+            raise UserError(
+                f"no way to draw poses named {poses!r}; choices: between, hemisphere, loaded, loaded+test, or Cameras"
+            )
         return replace(train[first], c2w=c2w)
+
+    def _loaded(self, test: bool) -> Cameras:
+        """The cameras that came with the capture."""
+        split = self.split
+        own = self.cameras[[*split.train, *split.val, *(split.test if test else ())]]
+        return own if self.unlabelled is None else cat_cameras([own, self.unlabelled])
+
+    def _between(
+        self, a: Float[Tensor, "n 3 4"], b: Float[Tensor, "n 3 4"], share: Float[Tensor, "n"]
+    ) -> Float[Tensor, "n 3 4"]:
+        """Poses on the way from a to b: straight, or around the focus, since between opposite cameras the straight way
+        leads through the subject. What is interpolated then is where in the camera's own axes the focus stands."""
+        between = interpolate(a, b, share)
+        if not self.inward:
+            return between
+        rotation = between[:, :, :3]
+        of_a, of_b = (c2w[:, :, :3].transpose(1, 2) @ (self.focus - c2w[:, :, 3])[:, :, None] for c2w in (a, b))
+        position = self.focus[:, None] - rotation @ torch.lerp(of_a, of_b, share[:, None, None])
+        return torch.cat([rotation, position], dim=2)
+
+    def _on_hemisphere(self, origins: Float[Tensor, "t 3"], u: Float[Tensor, "3 n"]) -> Float[Tensor, "n 3 4"]:
+        """Poses that look at the focus from the range of elevations (even in area) and distances of `origins`, all
+        around; u: uniforms."""
+        if not self.inward:
+            raise UserError(
+                f"{self.path or self.name}: poses=hemisphere needs cameras that surround their subject, and these do"
+                " not; use poses=between"
+            )
+        up, offset = self.up.double(), origins - self.focus
+        distance = offset.norm(dim=1)
+        sine = offset @ up / distance
+        radius = torch.lerp(distance.min(), distance.max(), u[0])
+        height = torch.lerp(sine.min(), sine.max(), u[1])
+        right = F.normalize(torch.linalg.cross(up, torch.eye(3, dtype=up.dtype)[up.abs().argmin()]), dim=0)
+        ahead = torch.linalg.cross(up, right)
+        azimuth = 2 * torch.pi * u[2, :, None]
+        level = azimuth.cos() * right + azimuth.sin() * ahead
+        direction = height[:, None] * up + (1 - height.square()).clamp_min(0).sqrt()[:, None] * level
+        return look_at(self.focus + radius[:, None] * direction, self.focus, up)
+
+
+def _turn(angles: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3 3"]:
+    """Rx(a) Ry(b) Rz(c) of angles (a, b, c) in radians."""
+    x, y, z = (rotation_from_vector(part) for part in torch.diag_embed(angles).unbind(dim=1))
+    return x @ y @ z

@@ -1,6 +1,7 @@
 """Which views train and which are held out: the capture's own lists, named protocols, chosen views, few at random.
 
-A protocol is an entry of protocols/*.json, named FILE/ENTRY: the views of `train` and of `test`, each
+A protocol is an entry of protocols/*.json, named FILE/ENTRY: the views of `train` and of `test`, and of `val` for those
+that settings may be chosen on (left out where the capture has no such list), each
     of         'train', 'val', 'test': that list of the capture; 'all': every frame; 'rest': what the other side leaves
     numbers    frames by the number that their names end in, in this order; or range: [start, stop, step] of numbers
     or_all     beside range: a list of exactly this length is those frames already, whatever their numbers
@@ -37,6 +38,7 @@ class Protocol:
     size: tuple[int, int]
     train: Mapping[str, Any]
     test: Mapping[str, Any]
+    val: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,9 @@ def protocols() -> dict[str, Protocol]:
         family = file.name.removesuffix(".json")
         for name, entry in json.loads(file.read_text(encoding="utf-8")).items():
             full = f"{family}/{name}"
-            found[full] = Protocol(full, entry["about"], tuple(entry["size"]), entry["train"], entry["test"])
+            found[full] = Protocol(
+                full, entry["about"], tuple(entry["size"]), entry["train"], entry["test"], entry.get("val")
+            )
     return found
 
 
@@ -127,7 +131,9 @@ def _by_protocol(frames: Frames, protocol: Protocol) -> Split:
     rules = {"train": protocol.train, "test": protocol.test}
     for side in sorted(rules, key=lambda s: rules[s]["of"] == "rest"):  # the side that takes the rest comes second
         sides[side] = _by_rule(frames, rules[side], {n for names in sides.values() for n in names}, protocol.name)
-    return _split(frames, protocol.name, sides["train"], sides["test"])
+    taken = {n for names in sides.values() for n in names}
+    val = () if protocol.val is None or protocol.val["of"] not in frames.lists else frames.lists[protocol.val["of"]]
+    return _split(frames, protocol.name, sides["train"], sides["test"], [name for name in val if name not in taken])
 
 
 def _by_rule(frames: Frames, rule: Mapping[str, Any], taken: set[str], protocol: str) -> list[str]:

@@ -224,9 +224,7 @@ def _points(model: _Model, order: list[int]) -> Points | None:
     if len(model.position) == 0:
         return None
     file = model.files["points3D"]
-    if not np.isfinite(model.position).all():
-        bad = int(np.flatnonzero(~np.isfinite(model.position).all(axis=1))[0])
-        raise UserError(f"{file}: point {bad} of {len(model.position)} lies at {model.position[bad].tolist()}; {MEND}")
+    _refuse_lost(model.position, file)
     counts = np.array([len(model.images[key].pixels) for key in order])
     first = np.concatenate([[0], np.cumsum(counts)])
     ids = np.array(order, dtype=np.int64)
@@ -252,6 +250,35 @@ def _points(model: _Model, order: list[int]) -> Points | None:
         track_camera=torch.from_numpy(frame),
         track_pixel=torch.from_numpy(pixel),
     )
+
+
+def read_points(path: Path) -> tuple[Points, Path] | None:
+    """The points of a model, whether or not its images are here, and their file; None where there is none.
+
+    For captures whose cameras stand elsewhere. `track_camera` is the image id that COLMAP counts from 1, less 1, and
+    `track_pixel` nan, for the images hold the pixels. Raises UserError for a broken file.
+    """
+    candidates = (path / folder / f"points3D{suffix}" for folder in MODEL_FOLDERS for suffix in (".bin", ".txt"))
+    file = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if file is None:
+        return None
+    position, rgb, error_px, tracks = (_binary_points if file.suffix == ".bin" else _text_points)(file)
+    _refuse_lost(position, file)
+    points = Points(
+        position=torch.from_numpy(position),
+        rgb=torch.from_numpy(rgb),
+        error_px=torch.from_numpy(error_px),
+        track_point=torch.from_numpy(tracks[:, 0].copy()),
+        track_camera=torch.from_numpy(tracks[:, 1] - 1),
+        track_pixel=torch.full((len(tracks), 2), torch.nan, dtype=torch.float64),
+    )
+    return points, file
+
+
+def _refuse_lost(position: np.ndarray, file: Path) -> None:
+    if not np.isfinite(position).all():
+        bad = int(np.flatnonzero(~np.isfinite(position).all(axis=1))[0])
+        raise UserError(f"{file}: point {bad} of {len(position)} lies at {position[bad].tolist()}; {MEND}")
 
 
 def _camera_model(model: int, key: int, where: str) -> int:

@@ -5,6 +5,7 @@ A row is [R | t | h, w, f] (3x5) with columns (down, right, backward), then the 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import cos, radians
 from pathlib import Path
 
@@ -16,14 +17,16 @@ from rayprior.errors import UserError
 from rayprior.maths.poses import average_pose, opencv_from_llff
 from rayprior.maths.space import Similarity
 from rayprior.scenes.cameras import Cameras
-from rayprior.scenes.description import Description
+from rayprior.scenes.description import Description, Points
 from rayprior.scenes.formats.arrays import read_npy
+from rayprior.scenes.formats.colmap import read_points
 from rayprior.scenes.formats.photos import exists, list_photos, masks_beside, names_of, photo_folder
 from rayprior.scenes.formats.transforms import LARGEST_SIDE_PX, distances_from_z
 
 FILE = "poses_bounds.npy"
 FORWARD_FACING_DEG = 40.0  # farthest that a camera may turn from the mean view for NDC to make sense
 NEAR_SHARE = 0.9  # nerf's own margin in front of the nearest point, without NDC
+BOUNDS_AGREE = 0.02  # largest relative difference between stated bounds and those of the points
 
 
 def present(path: Path) -> bool:
@@ -56,6 +59,7 @@ def describe_llff(path: Path) -> Description:
     near_z, far_z = float(table[:, 15].min()), float(table[:, 16].max())
     forward_facing = _one_way(cameras)
     masks, notes = masks_beside(path, photos)
+    points, said = _sparse(path, cameras, table[:, 15:])
     return Description(
         format="llff",
         path=source,
@@ -63,10 +67,11 @@ def describe_llff(path: Path) -> Description:
         photos=tuple(photos),
         cameras=cameras,
         masks=masks,
+        points=points,
         bounds=distances_from_z(NEAR_SHARE * near_z, far_z, cameras),
         similarity=_recentred(cameras, near_z) if forward_facing else None,
         forward_facing=forward_facing,
-        notes=(*notes, f"bounds stated: z {near_z:.4g} to {far_z:.4g} of the capture's unit"),
+        notes=(*notes, *said, f"bounds stated: z {near_z:.4g} to {far_z:.4g} of the capture's unit"),
     )
 
 
@@ -95,6 +100,37 @@ def _read(source: Path) -> np.ndarray:
             f"{source}: row {row} (from 0) has bounds {bounds[row]}; expected 0 < near < far. Write the file anew"
         )
     return table
+
+
+def _sparse(path: Path, cameras: Cameras, bounds: np.ndarray) -> tuple[Points | None, tuple[str, ...]]:
+    """The points of the COLMAP model that the poses come from, of which captures often keep points3D alone.
+
+    Its tracks name images by number only. That image i + 1 is photo i, as LLFF takes it, the stated bounds tell: they
+    are percentiles of the depths of just those points. Pixels are projections, as nothing else is known.
+    """
+    found = read_points(path)
+    if found is None:
+        return None, ()
+    points, file = found
+    name = file.relative_to(path)
+    if not _numbered_by_name(points, cameras, bounds):
+        why = "its images are not numbered like the photos, by the bounds that are stated of them"
+        return None, (f"{len(points)} points of {name} are not used: {why}",)
+    pixel, _, _ = cameras.project(points.position[points.track_point], points.track_camera)
+    return replace(points, track_pixel=pixel), (f"{len(points)} points of {name}; its image i + 1 is photo i",)
+
+
+def _numbered_by_name(points: Points, cameras: Cameras, bounds: np.ndarray) -> bool:
+    """Whether the .1 and 99.9 percentiles of the z-depths of what each camera saw are its stated bounds."""
+    camera = points.track_camera
+    if len(camera) == 0 or int(camera.min()) < 0 or int(camera.max()) >= len(cameras):
+        return False
+    if int(camera.bincount(minlength=len(cameras)).min()) == 0:
+        return False
+    offset = points.position[points.track_point] - cameras.origins[camera]
+    depth = (offset * cameras.forward[camera]).sum(dim=1)
+    own = np.array([np.percentile(depth[camera == i], (0.1, 99.9)) for i in range(len(cameras))])
+    return bool((np.abs(own / bounds - 1) < BOUNDS_AGREE).all())
 
 
 def _one_way(cameras: Cameras) -> bool:

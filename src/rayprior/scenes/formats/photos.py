@@ -40,13 +40,21 @@ def photo_folder(root: Path) -> Path:
 
 
 def list_photos(folder: Path) -> list[Path]:
-    """All pictures of a folder and the folders in it, by name; hidden files left out."""
+    """All pictures of a folder and the folders in it, by name; hidden files and depth maps left out."""
     files = [
         p
         for p in folder.rglob("*")
         if p.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in p.relative_to(folder).parts)
     ]
-    return sorted(files, key=lambda p: p.relative_to(folder).as_posix())
+    trunks = {p.with_suffix("") for p in files}
+    pictures = [p for p in files if not _is_depth(p, folder, trunks)]
+    return sorted(pictures, key=lambda p: p.relative_to(folder).as_posix())
+
+
+def _is_depth(path: Path, folder: Path, trunks: set[Path]) -> bool:
+    """Whether this is a depth map beside a photo: NAME_depth.png of NAME.jpg, or in a folder `depth`."""
+    beside = path.stem.endswith("_depth") and path.parent / path.stem.removesuffix("_depth") in trunks
+    return beside or "depth" in path.relative_to(folder).parts[:-1]
 
 
 def names_of(paths: Sequence[str]) -> tuple[str, ...]:

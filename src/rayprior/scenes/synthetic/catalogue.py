@@ -15,6 +15,7 @@ from rayprior.errors import UserError, did_you_mean
 from rayprior.maths.poses import look_at
 from rayprior.maths.space import Box
 from rayprior.scenes.cameras import Cameras, cat_cameras
+from rayprior.scenes.description import Points
 from rayprior.scenes.scene import Background, Bounds, Pictures, Scene, Split
 from rayprior.scenes.synthetic.shading import (
     RGB,
@@ -31,10 +32,12 @@ from rayprior.scenes.synthetic.shading import (
     matte,
 )
 from rayprior.scenes.synthetic.shapes import Cuboid, Cylinder, Sphere
-from rayprior.scenes.synthetic.tracer import Object, View, World, photograph
+from rayprior.scenes.synthetic.tracer import Object, View, World, photograph, visible
 
 GOLDEN_TURN = (3 - sqrt(5)) / 2  # neighbours of a Fibonacci lattice differ by this share of a turn
 VAL_VIEWS = 4
+POINTS = 2000
+ERROR_PX = (0.25, 2.0)  # what sparse points state as their reprojection error, even in its logarithm
 
 CREAM: RGB = (0.96, 0.92, 0.84)
 CORAL: RGB = (0.92, 0.40, 0.34)
@@ -203,7 +206,8 @@ def synthetic_scene(
     depth: bool = True,
     supersample: int = 3,
 ) -> Scene:
-    """An analytic world photographed from a hemisphere: size x size pictures, cameras spread evenly, exact depth.
+    """An analytic world photographed from a hemisphere: size x size pictures, cameras spread evenly, exact depth, and
+    exact sparse points on the surfaces with the views that see each.
 
     Working units are the world's own. Order of the frames: training, validation, test. The seed turns the ring of
     training cameras; equal arguments give equal scenes, bit for bit. UserError for an unknown name.
@@ -232,6 +236,7 @@ def synthetic_scene(
         bounds=_bounds(stage.world, cameras),
         background=Background("none") if stage.world.background is None else Background("random"),
         depth=Pictures.of([view.distance[..., None].float() for view in shown]) if depth else None,
+        points=_points(stage.world, cameras, shown, train, seed),
         notes=(f"analytic scene '{name}', seed {seed}, {supersample}x{supersample} rays a pixel",),
     )
 
@@ -261,6 +266,30 @@ def _photographs(world: World, cameras: Cameras, supersample: int) -> list[View]
             return list(pool.map(lambda i: photograph(world, cameras, i, supersample=supersample), range(len(cameras))))
     finally:
         torch.set_num_threads(threads)
+
+
+def _points(world: World, cameras: Cameras, shown: list[View], train: tuple[int, ...], seed: int) -> Points:
+    """Points where pixels of training views meet a surface, as structure from motion would leave them, but exact; their
+    stated reprojection errors are drawn."""
+    g = torch.Generator().manual_seed(seed)
+    distance = torch.stack([shown[i].distance.reshape(-1) for i in train])  # (views, pixels)
+    found = distance.isfinite().nonzero()
+    view, at = found[torch.randint(len(found), (POINTS,), generator=g)].unbind(dim=1)
+    camera = torch.tensor(train)[view]
+    directions = cameras.directions(camera, cameras.pixel_grid(0)[at])
+    position = cameras.origins[camera] + directions * distance[view, at][:, None]
+    rgb = torch.stack([shown[i].rgba[..., :3].reshape(-1, 3) for i in train])[view, at]
+    low, high = ERROR_PX
+    seen = [visible(world, position, cameras, i) for i in range(len(cameras))]
+    tracks = torch.stack([sees for _, sees in seen]).nonzero()
+    return Points(
+        position=position.float(),
+        rgb=(rgb * 255).round().to(torch.uint8),
+        error_px=low * (high / low) ** torch.rand(POINTS, generator=g),
+        track_point=tracks[:, 1],
+        track_camera=tracks[:, 0],
+        track_pixel=torch.stack([pixel for pixel, _ in seen])[tracks[:, 0], tracks[:, 1]].float(),
+    )
 
 
 def _stage(name: str) -> Stage:
