@@ -10,18 +10,37 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rayprior.errors import UserError
 
-def frequency(x: Float[Tensor, "*b d"], octaves: int) -> Float[Tensor, "*b e"]:
+
+def frequency(x: Float[Tensor, "*b d"], octaves: int, visible: float = 1.0) -> Float[Tensor, "*b e"]:
     """[x, sin x, cos x, sin 2x, cos 2x, ..., sin 2^(octaves-1) x, cos 2^(octaves-1) x] (NeRF, eq. 4).
 
     As in the released code there is no factor pi and the raw input is kept: d (1 + 2 octaves) numbers, x alone for
     0 octaves. Octaves beyond about 20 are noise in float32: neighbouring numbers near 1 are 1 rad apart at 2^23.
+
+    visible  share of these 1 + 2 octaves parts that is there, low frequencies first; the rest is 0 (see `appearing`)
     """
     if octaves == 0:
         return x
     angles = x[..., None, :] * 2.0 ** torch.arange(octaves, device=x.device, dtype=x.dtype)[:, None]  # (*b, octaves, d)
     waves = torch.stack([angles.sin(), angles.cos()], dim=-2)  # (*b, octaves, 2, d)
+    if visible != 1:
+        waves = waves * appearing(1 + 2 * octaves, visible).to(x)[1:].view(octaves, 2, 1)
     return torch.cat([x, waves.flatten(start_dim=-3)], dim=-1)
+
+
+def appearing(parts: int, share: float) -> Float[Tensor, "parts"]:
+    """Weights of an encoding's parts, from coarse to fine, of which this share is visible: clamp(parts share + 1 - i).
+
+    The first is always there, the next fades in, the rest are 0; all are there from (parts - 1) / parts on. With the
+    raw input, sines and cosines as parts it is FreeNeRF's mask (Yang et al., CVPR 2023, section 3.2, and its code).
+
+    UserError for a share outside [0, 1].
+    """
+    if not 0 <= share <= 1:
+        raise UserError(f"field.visible is {share:g}; expected the share of the encoding that is visible, from 0 to 1")
+    return (parts * share + 1 - torch.arange(parts, dtype=torch.float64)).clamp(0, 1)
 
 
 def spherical_harmonics(d: Float[Tensor, "*b 3"], degree: int) -> Float[Tensor, "*b n"]:

@@ -12,14 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from rayprior.fields.encodings import spherical_harmonics
+from rayprior.fields.encodings import appearing, spherical_harmonics
 from rayprior.fields.field import Field
 from rayprior.fields.space import Space
 from rayprior.kernels.encode import FEATURES, encode, level_resolutions
 from rayprior.kernels.unpack import unpack
-
-SH_DEGREE = 2
-SH_COUNT = (SH_DEGREE + 1) ** 2
+from rayprior.maths.schedules import Schedule, number
 
 
 @dataclass(frozen=True)
@@ -33,6 +31,9 @@ class Grid:
           sh       one linear layer to density and spherical-harmonics colour, composited (objects)
           mlp      a small MLP a sample
           auto     settled by the scene: sh for a box, feature else
+
+    degree   of the spherical harmonics by which colour depends on the direction, 0 (not at all) to 3
+    visible  share of the levels that is visible, coarse ones first: 0 the coarsest alone, 1 all
     """
 
     levels: int = 8
@@ -41,6 +42,8 @@ class Grid:
     log2_entries: int | None = None
     head: Literal["auto", "feature", "sh", "mlp"] = "auto"
     hidden: int = 32
+    degree: int = 2
+    visible: float | Schedule = 1.0
 
     def build(self, space: Space) -> GridField:
         return GridField(self, space)
@@ -60,24 +63,28 @@ class GridField(Field):
         assert config.log2_entries is not None
         self.resolutions = level_resolutions(config.levels, config.coarsest, config.finest)
         self.table = nn.Parameter(torch.empty(config.levels, 2**config.log2_entries, FEATURES).uniform_(-0.1, 0.1))
-        width = 3 * SH_COUNT if config.head == "sh" else 15
+        basis = (config.degree + 1) ** 2
+        width = 3 * basis if config.head == "sh" else 15
         self.linear = nn.Linear(config.levels * FEATURES, 1 + width)
         if config.head != "sh":
             self.colour_net = nn.Sequential(
-                nn.Linear(width + SH_COUNT, config.hidden), nn.ReLU(), nn.Linear(config.hidden, 3)
+                nn.Linear(width + basis, config.hidden), nn.ReLU(), nn.Linear(config.hidden, 3)
             )
 
     def density(
         self, x: Float[Tensor, "*b 3"], generator: Generator | None = None
     ) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b f"]]:
         encoded = encode(x.reshape(-1, 3), self.table, self.resolutions, self.space.box)
+        visible = number(self.config.visible)
+        if visible != 1:
+            encoded = encoded * appearing(self.config.levels, visible).to(encoded).repeat_interleave(FEATURES)
         density, feature = unpack(self.linear(encoded))
         return density.view(x.shape[:-1]), feature.view(*x.shape[:-1], -1)
 
     def colour(self, feature: Float[Tensor, "*b f"], directions: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3"]:
-        basis = spherical_harmonics(directions, SH_DEGREE)
+        basis = spherical_harmonics(directions, self.config.degree)
         if self.config.head == "sh":
-            return torch.sigmoid((feature.view(*feature.shape[:-1], 3, SH_COUNT) * basis[..., None, :]).sum(dim=-1))
+            return torch.sigmoid((feature.view(*feature.shape[:-1], 3, -1) * basis[..., None, :]).sum(dim=-1))
         return torch.sigmoid(self.colour_net(torch.cat([feature, basis], dim=-1)))
 
     def tables(self) -> list[nn.Parameter]:

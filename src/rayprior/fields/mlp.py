@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from rayprior.fields.encodings import frequency
 from rayprior.fields.field import Field
 from rayprior.fields.space import Space
-from rayprior.maths.schedules import Schedule
+from rayprior.maths.schedules import Schedule, number
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Mlp:
     octaves, view_octaves  numbers of octaves of the encodings of position and direction; 0: the raw numbers only
     view_directions        False: colour is the same from everywhere
     density                relu (the paper's, with optional noise of `noise_std` before it) or softplus(x - 1)
+    visible                share of both encodings that is visible, low frequencies first; at 0 the raw numbers alone
     """
 
     depth: int = 8
@@ -33,6 +34,7 @@ class Mlp:
     view_directions: bool = True
     density: Literal["relu", "softplus"] = "softplus"
     noise_std: float | Schedule = 0.0
+    visible: float | Schedule = 1.0
 
     def build(self, space: Space) -> MlpField:
         return MlpField(self, space)
@@ -42,7 +44,7 @@ class MlpField(Field):
     """Position -> trunk -> density and feature; feature and direction -> one hidden layer of half the width -> colour.
 
     595,844 parameters at full size. `config` may be replaced while training by one with its schedules resolved; only
-    `noise_std` is read after construction.
+    `noise_std` and `visible` are read after construction.
     """
 
     def __init__(self, config: Mlp, space: Space) -> None:
@@ -64,7 +66,7 @@ class MlpField(Field):
         self, x: Float[Tensor, "*b 3"], generator: Generator | None = None
     ) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b f"]]:
         """Density and the trunk's output, of which `colour` makes the rest: samplers never pay for colour."""
-        encoded = frequency(self.space.coordinates(x), self.config.octaves)
+        encoded = frequency(self.space.coordinates(x), self.config.octaves, number(self.config.visible))
         h = encoded
         for i, layer in enumerate(self.trunk):
             if i == self.config.skip + 1:
@@ -81,8 +83,8 @@ class MlpField(Field):
     def colour(self, feature: Float[Tensor, "*b f"], directions: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3"]:
         if not self.config.view_directions:
             return torch.sigmoid(self.rgb(feature))
-        seen = torch.cat([self.feature(feature), frequency(directions, self.config.view_octaves)], dim=-1)
-        return torch.sigmoid(self.rgb(F.relu(self.view(seen))))
+        encoded = frequency(directions, self.config.view_octaves, number(self.config.visible))
+        return torch.sigmoid(self.rgb(F.relu(self.view(torch.cat([self.feature(feature), encoded], dim=-1)))))
 
     def tables(self) -> list[nn.Parameter]:
         return []

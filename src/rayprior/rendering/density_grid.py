@@ -7,6 +7,7 @@ says 'opaque' would starve what lies behind, since cell maxima overstate density
 from __future__ import annotations
 
 from dataclasses import dataclass
+from dataclasses import field as default
 
 import torch
 from jaxtyping import Float
@@ -15,9 +16,8 @@ from torch import Generator, Tensor
 from rayprior.fields.field import Field
 from rayprior.fields.space import Space
 from rayprior.kernels.march import march
-from rayprior.maths.schedules import Schedule
 from rayprior.rendering.rendering import Rendering
-from rayprior.rendering.samplers import Sampler
+from rayprior.rendering.samplers import Guide, Sampler, guided
 from rayprior.scenes.rays import Rays
 
 
@@ -40,7 +40,7 @@ class DensityGrid:
     decay: float = 0.95
     refresh_every: int = 32
     refresh_share: float = 0.25
-    guide: float | Schedule = 0.0
+    guide: Guide = default(default_factory=Guide)
 
     def build(self, field: object, space: Space, compositing: object) -> DensityGridSampler:
         """Needs the space alone; the other two are what every sampler's config is given."""
@@ -75,11 +75,15 @@ class DensityGridSampler(Sampler):
         u = torch.arange(count + 1).expand(len(rays), -1)
         if generator is not None:  # one shift a ray for its inner edges; the outer ones stay on near and far
             u = u + (torch.rand(len(rays), 1, generator=generator) - 0.5)
-        t = march(
-            rays.origins, rays.directions, rays.near, rays.far, (u / count).to(rays.near), self.cells,
-            self.space.box, config.bins, config.cap, config.uniform,
-        )  # fmt: skip
-        return t, None
+        u = u.to(rays.near)
+
+        def edges(bins: int | Tensor) -> Tensor:
+            return march(
+                rays.origins, rays.directions, rays.near, rays.far, u / bins, self.cells,
+                self.space.box, config.bins, config.cap, config.uniform,
+            )  # fmt: skip
+
+        return guided(rays, config.guide, count, self.space, generator, edges), None
 
     @torch.no_grad()
     def refresh(self, step: int, field: Field, generator: Generator) -> None:

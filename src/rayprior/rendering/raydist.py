@@ -84,20 +84,3 @@ class RayDistribution:
     def resample(self, edges: Float[Tensor, "*r n+1"]) -> RayDistribution:
         """The same histogram on other edges, by overlap."""
         return RayDistribution(edges, stepfun.resample(self.t, self.w, edges))
-
-    def guided(self, guide: Float[Tensor, "*r 2"], share: float) -> RayDistribution:
-        """A proposal with `share` of its mass spread evenly over mean +- std of the guide, where one is known.
-
-        Narrower guides than a bin go wholly to that bin; what lies outside the ray is moved to its ends. Rays without a
-        guide (nan) keep their weights.
-        """
-        mean, std = guide[..., :1], guide[..., 1:]
-        known = torch.isfinite(mean) & (share > 0)
-        start, end = self.t[..., :1], self.t[..., -1:]
-        low = torch.where(known, mean - std, start).clamp(start, end)
-        high = torch.where(known, mean + std, end).clamp(start, end)
-        overlap = torch.minimum(self.t[..., 1:], high) - torch.maximum(self.t[..., :-1], low)
-        window = overlap.clamp_min(0) + 1e-9 * ((self.t[..., 1:] >= low) & (self.t[..., :-1] <= high))
-        window = window / window.sum(dim=-1, keepdim=True).clamp_min(stepfun.TINY)
-        own = self.w / self.opacity[..., None].clamp_min(stepfun.TINY)
-        return RayDistribution(self.t, torch.where(known, (1 - share) * own + share * window, self.w))

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from dataclasses import field as default
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
+from rayprior.errors import UserError
 from rayprior.fields.field import Field
 from rayprior.fields.space import Space
 from rayprior.maths import stepfun
+from rayprior.maths.schedules import Schedule, number
 from rayprior.rendering.compositing import Compositing
 from rayprior.rendering.rendering import Rendering
 from rayprior.scenes.rays import Rays
@@ -37,6 +40,22 @@ class Sampler(nn.Module, ABC):
 
 
 @dataclass(frozen=True)
+class Guide:
+    """While training, part of a ray's samples stands around the distance that is known of it (`Rays.guide`).
+
+    share       of the samples of a ray with a known distance; rays without one, and tests, are sampled as with 0
+    window      half the window's width, in working units
+    window_std  so many standard deviations of the known distance are added to that half
+    jitter      the samples of the window are stratified; False: each stands in the middle of its stratum
+    """
+
+    share: float | Schedule = 0.0
+    window: float = 0.15
+    window_std: float = 0.0
+    jitter: bool = True
+
+
+@dataclass(frozen=True)
 class Uniform:
     """Evenly spaced bins in distance, or in inverse distance (1/t = (1-s)/near + s/far); stratified in training.
 
@@ -45,6 +64,7 @@ class Uniform:
 
     samples: int = 128
     spacing: Spacing = "distance"
+    guide: Guide = default(default_factory=Guide)
 
     def build(self, field: object, space: Space, compositing: Compositing) -> UniformSampler:
         """Needs no field of its own; every sampler's config is given the field's."""
@@ -63,12 +83,60 @@ class UniformSampler(Sampler):
     def propose(
         self, rays: Rays, field: Field, generator: Generator | None
     ) -> tuple[Float[Tensor, "r S+1"], Rendering | None]:
-        s = even_edges(rays, self.config.samples, self.config.spacing, self.space, self.compositing, generator)
-        return self.space.distances(s, rays.origins, rays.directions), None
+        config, space = self.config, self.space
+
+        def edges(bins: int | Tensor) -> Tensor:
+            s = even_edges(rays, config.samples, config.spacing, space, self.compositing, generator, bins)
+            return space.distances(s, rays.origins, rays.directions)
+
+        return guided(rays, config.guide, config.samples, space, generator, edges), None
+
+
+def guided(
+    rays: Rays,
+    guide: Guide,
+    samples: int,
+    space: Space,
+    generator: Generator | None,
+    edges: Callable[[int | Int[Tensor, "r 1"]], Float[Tensor, "r n"]],
+) -> Float[Tensor, "r n"]:
+    """`edges(samples)`; but of a ray whose distance is known, k = round(share x samples) stand evenly in a window
+    around it, clipped to the ray, and `edges(samples - k)` is what the others would be alone. In order.
+
+    edges  distances along the ray for this many samples, which may differ from ray to ray. The width of its answer does
+           not: what is left over before the last column is replaced by the window's.
+
+    UserError for a share outside [0, 1] or a window less than nothing.
+    """
+    share = 0.0 if generator is None else number(guide.share)
+    if not 0 <= share <= 1:
+        raise UserError(f"sampler.guide.share is {share:g}; expected a share of the samples, from 0 to 1")
+    if guide.window < 0 or guide.window_std < 0:
+        raise UserError(
+            f"sampler.guide has window={guide.window:g} and window_std={guide.window_std:g}; expected no negative width"
+        )
+    count = min(round(share * samples), samples - 1)
+    if count <= 0:
+        return edges(samples)
+    start, end = (space.distances(x[:, None], rays.origins, rays.directions) for x in space.reach(rays.near, rays.far))
+    distance, std = rays.guide[:, :1], rays.guide[:, 1:]
+    known = (distance > start) & (distance < end)  # not of nan
+    t = edges(torch.where(known, samples - count, samples))
+    half = guide.window + guide.window_std * std.nan_to_num()
+    low, high = torch.maximum(distance - half, start), torch.minimum(distance + half, end)
+    window = low + (high - low) * stratified(len(rays), count, generator if guide.jitter else None, like=low)
+    replaced = torch.where(known, window, t[:, -1 - count : -1])
+    return torch.cat([t[:, : -1 - count], replaced, t[:, -1:]], dim=1).sort(dim=1).values
 
 
 def even_edges(
-    rays: Rays, samples: int, spacing: Spacing, space: Space, how: Compositing, generator: Generator | None
+    rays: Rays,
+    samples: int,
+    spacing: Spacing,
+    space: Space,
+    how: Compositing,
+    generator: Generator | None,
+    bins: int | Int[Tensor, "r 1"] | None = None,
 ) -> Float[Tensor, "r S+1"]:
     """Edges of `samples` even bins, as coordinates along the ray (`Space.along`). With a generator each is moved
     uniformly between the midpoints to its neighbours (NeRF, eq. 2).
@@ -76,10 +144,16 @@ def even_edges(
     Evaluated in the middle, bins have samples + 1 even edges, the outer two on near and far. Evaluated at the left, it
     is the `samples` points that are even, from near to far inclusive as in NeRF's code, and far stands once more at the
     end: without jitter the last bin has no length.
+
+    bins  of each ray fewer than `samples`, for `guided`: the first `bins` columns and the last are theirs
     """
     left = how.at == "left"
     start, end = (x[:, None] for x in space.reach(rays.near, rays.far))
     share = torch.linspace(0, 1, samples if left else samples + 1, dtype=start.dtype, device=start.device)
+    if isinstance(bins, Tensor):
+        order = torch.arange(len(share), device=start.device)
+        steps = (bins - 1).clamp_min(1) if left else bins
+        share = (order / steps).to(start.dtype).clamp_max(1)
     if spacing == "inverse" and space.kind != "ndc":
         s = torch.minimum(1 / ((1 - share) / start + share / end), end)
     else:
