@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from rayprior.kernels.distortion import distortion
+from rayprior.maths.schedules import Schedule
+from rayprior.maths.space import contract_distance
 from rayprior.priors.term import Prior
 from rayprior.rendering.rendering import Rendering
 
@@ -21,8 +22,7 @@ class Distortion(Prior):
     outweigh all others.
     """
 
-    weight: float = 1e-3
+    weight: float | Schedule = 1e-3
 
     def loss(self, seen: Rendering, known: Mapping[str, Tensor]) -> Tensor:
-        t = seen.distribution.t
-        return distortion(torch.where(t < 1, t, 2 - 1 / t), seen.distribution.w).mean()
+        return distortion(contract_distance(seen.distribution.t), seen.distribution.w).mean()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from rayprior.maths.schedules import Schedule
 from rayprior.priors.term import Likelihood
 from rayprior.rendering.rendering import Rendering
 
@@ -15,7 +16,7 @@ from rayprior.rendering.rendering import Rendering
 class Photometric(Likelihood):
     """Mean squared error over rays and channels, of the fine level and, with weight `coarse`, of the coarse one."""
 
-    weight: float = 1.0
+    weight: float | Schedule = 1.0
     coarse: float = 1.0
 
     def loss(self, seen: Rendering, known: Mapping[str, Tensor]) -> Tensor:
