@@ -21,6 +21,7 @@ from rayprior.priors.term import Prior
 from rayprior.rendering.coarse import CoarseField
 from rayprior.rendering.density_grid import DensityGrid
 from rayprior.rendering.samplers import Uniform
+from rayprior.scenes.rays import Query, Rays
 from rayprior.scenes.scene import Pictures
 from rayprior.training.bill import Bill, available_memory, bill, refuse_if_too_large
 from rayprior.training.budget import Budget
@@ -32,10 +33,10 @@ from rayprior.training.recipe_json import set_value
 class Asking(Prior):
     """A prior with rays of its own."""
 
-    rays: int | Schedule | None = None
+    rays: int | Schedule = 1024
 
     def query(self, scene: Any, generator: Any) -> Any:
-        return None
+        return Query(Rays.through(torch.zeros(self.rays, 3), torch.ones(self.rays, 3), 0.0, 1.0))
 
     def loss(self, seen: Any, known: Any) -> Any:
         return seen.opacity.mean()

@@ -22,6 +22,7 @@ from rayprior.priors import TERMS, Distortion, Photometric
 from rayprior.priors.term import Prior
 from rayprior.rendering.coarse import CoarseField
 from rayprior.rendering.density_grid import DensityGrid
+from rayprior.rendering.samplers import Guide
 from rayprior.training import recipe_json
 from rayprior.training.recipe import Adam, FieldConfig, Recipe, SamplerConfig
 from rayprior.training.recipe_json import (
@@ -135,7 +136,7 @@ def test_an_integer_where_a_number_stands_is_that_number() -> None:
 
 def test_the_layout_is_the_documented_one() -> None:
     written = recipe_to_plain(RECIPE)
-    assert written["format"] == 1
+    assert written["format"] == 2
     assert written["field"]["kind"] == "mlp"
     assert written["sampler"]["kind"] == "coarse"
     assert written["optimiser"]["lr"] == {"schedule": [[0.0, 1e-2], [1.0, 1e-4]], "of": "budget", "shape": "log"}
@@ -175,8 +176,9 @@ WRONG = {
     "missing": (changed("field.octaves"), "'field.octaves' is missing; expected an integer (by default 10)"),
     "missing, no default": (
         changed("sampler"),
-        "'sampler' is missing; expected an object {samples, spacing} or an object {coarse, fine, spacing} or "
-        "an object {resolution, bins, samples, test_samples, cap, uniform, decay, refresh_every, refresh_share, guide}",
+        "'sampler' is missing; expected an object {samples, spacing, guide} or an object {coarse, fine, spacing, "
+        "guide} or an object {resolution, bins, samples, test_samples, cap, uniform, decay, refresh_every, "
+        "refresh_share, guide}",
     ),
     "text for integer": (changed("steps", "many"), "'steps' is \"many\"; expected an integer"),
     "fraction for integer": (changed("steps", 1.5), "'steps' is 1.5; expected an integer"),
@@ -211,8 +213,8 @@ WRONG = {
         changed("terms.distortion.file", "priors/a.py"),
         "'terms.distortion.class' is missing; a prior of a file has file, class and sha256",
     ),
-    "newer": (changed("format", 2), "written by a newer rayprior (format 2; this one reads up to 1); update rayprior"),
-    "no format": (changed("format"), "'format' is missing; expected 1: was this file written by rayprior?"),
+    "newer": (changed("format", 3), "written by a newer rayprior (format 3; this one reads up to 2); update rayprior"),
+    "no format": (changed("format"), "'format' is missing; expected 2: was this file written by rayprior?"),
 }
 
 
@@ -260,10 +262,10 @@ def test_deep_nesting_is_no_fault_of_ours(tmp_path) -> None:
 
 def test_an_older_format_takes_the_defaults_of_what_it_did_not_know(monkeypatch) -> None:
     older = changed("compositing")
-    monkeypatch.setattr(recipe_json, "FORMAT", 2)
+    monkeypatch.setattr(recipe_json, "FORMAT", 3)
     assert recipe_from_plain(older, "old.json") == RECIPE
     with pytest.raises(UserError, match="'compositing' is missing"):
-        recipe_from_plain({**older, "format": 2}, "new.json")
+        recipe_from_plain({**older, "format": 3}, "new.json")
 
 
 def test_a_value_of_the_wrong_type_is_not_written() -> None:
@@ -312,6 +314,13 @@ def test_set_reaches_every_value_by_its_path(recipe: Recipe) -> None:
         ("name=12", lambda r: r.name, "12"),
         ("name=a=b", lambda r: r.name, "a=b"),
         ("field.kind=grid", lambda r: r.field, Grid()),
+        ("sampler.guide.share=0.5", lambda r: r.sampler.guide, Guide(share=0.5)),
+        (
+            'sampler.guide.share={"schedule": [[0, 1], [9, 0]]}',
+            lambda r: r.sampler.guide.share,
+            Schedule(((0, 1), (9, 0))),
+        ),
+        ('field.visible={"schedule": [[0, 0], [9, 1]]}', lambda r: r.field.visible, Schedule(((0, 0), (9, 1)))),
         (" steps = 7", lambda r: r.steps, 7),
         ('space.box={"low": [0, 0, 0], "high": [1, 1, 1]}', lambda r: r.space.box.high, (1.0, 1.0, 1.0)),
     ],

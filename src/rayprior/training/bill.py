@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from rayprior.errors import UserError
-from rayprior.maths.schedules import Schedule
+from rayprior.maths.schedules import Schedule, resolve
 from rayprior.priors.term import Term
 from rayprior.rendering.coarse import CoarseField
 from rayprior.rendering.density_grid import DensityGrid
@@ -19,6 +19,7 @@ from rayprior.scenes.scene import Scene
 from rayprior.training.budget import Budget
 from rayprior.training.recipe import Recipe
 from rayprior.training.settle import samples_a_ray
+from rayprior.training.tasks import generator_for, question_of
 
 NUMBER = 4  # bytes of a float32
 A_SAMPLE = 24  # floats a sample beside the layers': edges, position, density, weight, their gradients
@@ -75,7 +76,7 @@ def bill(recipe: Recipe, scene: Scene, budget: Budget, rays_per_second: float | 
     Measured on a CPU, beside what the imports take: 1.1 to 1.2 GB where this says 1.5 (MLP, 256 rays), 390 to 460 MB
     for 470 (64 rays), 140 MB for 168 (grid, 1024 rays).
     """
-    rays = _rays(recipe)
+    rays = _rays(recipe, scene)
     layers, parameters = _field(recipe)
     evaluations, fields = samples_a_ray(recipe.sampler), 1
     if isinstance(recipe.sampler, CoarseField):
@@ -122,23 +123,23 @@ def available_memory(device: str | torch.device = "cpu", root: Path = Path("/"))
 # -- the parts of the bill ---------------------------------------------------------------------------------------------
 
 
-def _rays(recipe: Recipe) -> dict[str, int]:
-    """Rays of a step by who asks. A term without a query judges the photographed rays; one with a query whose `rays`
-    is None asks for a quarter as many."""
+def _rays(recipe: Recipe, scene: Scene) -> dict[str, int]:
+    """Rays of a step by who asks, found by asking once, each schedule of `rays` at its height; a term that asks
+    nothing judges the photographed rays. UserError where a term has no question for this scene."""
     photo = recipe.photo.rays
     if photo is None:
         raise ValueError("a bill is for a settled recipe: photo.rays is None")
     rays = {"photo": photo}
     for name, term in recipe.terms.items():
-        if type(term).query is not Term.query:
-            rays[name] = _largest(getattr(term, "rays", None), photo // 4)
+        if type(term).query is Term.query:
+            continue
+        count = getattr(term, "rays", None)
+        if isinstance(count, Schedule):
+            term = replace(term, rays=round(max(value for _, value in count.points)))
+        question = question_of(name, resolve(term, 0, 0.0), scene, generator_for(0, 0, name))
+        if question is not None:
+            rays[name] = len(question)
     return rays
-
-
-def _largest(count: int | float | Schedule | None, otherwise: int) -> int:
-    if count is None:
-        return otherwise
-    return round(max(value for _, value in count.points) if isinstance(count, Schedule) else count)
 
 
 def _field(recipe: Recipe) -> tuple[list[nn.Linear], int]:

@@ -13,6 +13,7 @@ from rayprior.errors import UserError
 from rayprior.fields.grid import Grid
 from rayprior.kernels.threads import set_threads
 from rayprior.scenes.scene import Scene
+from rayprior.training.bill import bill
 from rayprior.training.budget import Budget
 from rayprior.training.loop import Progress, train
 from rayprior.training.recipe import Recipe
@@ -49,6 +50,7 @@ def fit(
     """
     settled = settle(recipe, scene)
     budget = Budget(steps, seconds) if steps is not None or seconds is not None else Budget(settled.steps)
+    bill(settled, scene, budget)  # asks every term once: what cannot be asked is refused before a folder is made
     conditions = Conditions(budget, seed, threads or cores(), str(device_named(device)))
     path = Path(out) if out is not None else default_path(scene.name, settled.name)
     opening = Opening(str(scene.path), scene.opened, scene.protocol)

@@ -30,7 +30,7 @@ from rayprior.training.recipe import Recipe
 # any of them gets a key more or changes one. Every older format stays readable: a key that an older file lacks takes
 # its default, so the default of a new option must be what was done before there was one; whatever else changes is
 # brought up to date where it is read, with a run of the older format kept among the tests. A newer format is refused.
-FORMAT = 1
+FORMAT = 2
 
 KINDS: dict[type, str] = {
     Grid: "grid",
@@ -60,6 +60,7 @@ def recipe_from_plain(plain: Any, where: str, folder: Path | None = None) -> Rec
     if not isinstance(plain, dict):
         raise Reader(where).error(plain, Recipe, "")
     format, rest = checked_format(plain, where)
+    rest = _brought_up_to_date(rest, format)
     reader = Reader(where, KINDS, fill=format < FORMAT, curve=Schedule)
     terms = rest.get("terms")
     recipe = reader.read({**rest, "terms": {}} if isinstance(terms, dict) else rest, Recipe)
@@ -71,10 +72,13 @@ def read_recipe(path: Path, *, import_priors: bool = False) -> Recipe:
     return recipe_from_plain(read_json(path), str(path), path.parent if import_priors else None)
 
 
-def recipe_hash(recipe: Recipe) -> str:
-    """SHA-256 of the recipe's JSON: two recipes have the same exactly if they are the same in every value."""
-    compact = json.dumps(recipe_to_plain(recipe), separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(compact.encode()).hexdigest()
+def recipe_hash(recipe: Recipe | dict[str, Any]) -> str:
+    """SHA-256 of the recipe's JSON: two recipes have the same exactly if they are the same in every value.
+
+    A dict is taken as that JSON: of an older format it has the hash that it was written with.
+    """
+    plain = recipe if isinstance(recipe, dict) else recipe_to_plain(recipe)
+    return hashlib.sha256(json.dumps(plain, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
 
 
 def set_value(recipe: Recipe, assignment: str) -> Recipe:
@@ -112,6 +116,14 @@ def checked_format(plain: dict[str, Any], where: str) -> tuple[int, dict[str, An
             f"{where}: written by a newer rayprior (format {format}; this one reads up to {FORMAT}); update rayprior"
         )
     return format, {key: value for key, value in plain.items() if key != "format"}
+
+
+def _brought_up_to_date(recipe: dict[str, Any], format: int) -> dict[str, Any]:
+    """An older format's recipe in the words of this one, but for the keys that it lacks."""
+    sampler = recipe.get("sampler")
+    if format < 2 and isinstance(sampler, dict):  # a number that nothing read
+        return {**recipe, "sampler": {key: value for key, value in sampler.items() if key != "guide"}}
+    return recipe
 
 
 def _normal(value: T, where: str) -> T:

@@ -36,6 +36,7 @@ from rayprior.files import (
     write_json,
     write_text,
 )
+from rayprior.maths.schedules import resolve
 from rayprior.plain import Reader, parse_json, to_plain
 from rayprior.priors.spec import UserFile, user_file
 from rayprior.rendering.model import Model
@@ -129,7 +130,9 @@ class Run:
 
     @cached_property
     def recipe_hash(self) -> str:
-        return recipe_hash(self.recipe)
+        """What its checkpoints carry: a run keeps the hash that it was started with, in an older format too."""
+        written = read_json(self.path / "recipe.json")
+        return recipe_hash(self.recipe if written["format"] == FORMAT else written)
 
     @property
     def budget(self) -> Budget:
@@ -150,9 +153,12 @@ class Run:
         return run
 
     def build(self) -> Model:
-        """The model of this run's recipe, its weights not yet filled."""
-        recipe = self.recipe
-        return Model.build(recipe.field, recipe.sampler, recipe.space, recipe.compositing)
+        """The model of this run's recipe, its weights not yet filled. Schedules stay at the value that they had at the
+        latest checkpoint (of a budget in seconds: at its end), since that is what its weights were trained with."""
+        recipe, step = self.recipe, self.latest or 0
+        progress = self.conditions.budget.progress(step, math.inf)
+        field, sampler = resolve((recipe.field, recipe.sampler), step, progress)
+        return Model.build(field, sampler, recipe.space, recipe.compositing)
 
     @cached_property
     def model(self) -> Model:

@@ -9,6 +9,7 @@ from rayprior.errors import UserError
 from rayprior.fields.grid import Grid
 from rayprior.fields.mlp import Mlp
 from rayprior.fields.space import Space
+from rayprior.priors.term import Term
 from rayprior.rendering.coarse import CoarseField
 from rayprior.rendering.density_grid import DensityGrid
 from rayprior.scenes.scene import Scene
@@ -20,6 +21,11 @@ SAMPLES_A_STEP = 16_384  # more learn slower on a CPU, fewer are all overhead
 def settle(recipe: Recipe, scene: Scene) -> Recipe:
     """The recipe with space, head, samples and rays decided: what the run saves, and all that its model depends on."""
     space = _space(recipe.space, scene)
+    if recipe.sampler.guide.share != 0 and not scene.has_depth and not len(scene.keypoints):
+        raise UserError(
+            f"{scene.path or scene.name}: sampler.guide puts samples around known distances, and none are known; make"
+            f" some with rayprior depth make {scene.path or scene.name} --from RUN, or set sampler.guide.share=0"
+        )
     _refuse_endless_grid(recipe, space)
     field = recipe.field
     if isinstance(field, Grid) and field.head == "auto":
@@ -34,13 +40,20 @@ def settle(recipe: Recipe, scene: Scene) -> Recipe:
     photo = recipe.photo
     if photo.rays is None:
         photo = replace(photo, rays=SAMPLES_A_STEP // samples_a_ray(sampler))
+    assert photo.rays is not None
+    terms = {name: _with_rays(term, photo.rays // 4) for name, term in recipe.terms.items()}
     if recipe.compositing.opaque_tail and not (isinstance(field, Mlp) and field.density == "relu"):
         warnings.warn(
             "an opaque tail wants a ReLU density: this one is positive everywhere, so every ray ends opaque and no "
             "background is ever seen; set compositing.opaque_tail=false or field.density=relu",
             stacklevel=2,
         )
-    return replace(recipe, space=space, field=field, sampler=sampler, photo=photo)
+    return replace(recipe, space=space, field=field, sampler=sampler, photo=photo, terms=terms)
+
+
+def _with_rays(term: Term, rays: int) -> Term:
+    """A term that leaves the number of its rays open asks for a quarter of the photographed ones."""
+    return replace(term, rays=rays) if getattr(term, "rays", rays) is None else term
 
 
 def samples_a_ray(sampler: SamplerConfig) -> int:

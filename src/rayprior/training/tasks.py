@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 
 from rayprior.errors import UserError
-from rayprior.maths.schedules import number, resolver
+from rayprior.maths.schedules import number, resolve, resolver
 from rayprior.priors.spec import error_in_user_file, user_file
 from rayprior.priors.term import Term
 from rayprior.rendering.coarse import CoarseFieldSampler
@@ -38,7 +38,8 @@ class FitScene:
         self.recipe, self.seed, self.device = recipe, seed, device
         self.scene = scene_for(recipe, scene)
         torch.manual_seed(seed)
-        self.model = Model.build(recipe.field, recipe.sampler, recipe.space, recipe.compositing).to(device)
+        field, sampler = resolve((recipe.field, recipe.sampler), 0, 0.0)
+        self.model = Model.build(field, sampler, recipe.space, recipe.compositing).to(device)
         tables = {id(p) for p in self.model.field.tables()}
         groups = [
             {"params": [p for p in self.model.parameters() if id(p) in tables], "rate": "tables"},
@@ -96,7 +97,7 @@ class FitScene:
         for name, term in recipe.terms.items():
             if type(term).query is Term.query:  # it judges the photographed rays: no generator is made for it
                 continue
-            question = _question(name, term, self.scene, generator_for(self.seed, step, name))
+            question = question_of(name, term, self.scene, generator_for(self.seed, step, name))
             if question is not None:
                 asked[name] = question
         return asked
@@ -125,8 +126,8 @@ class FitScene:
 # -- terms, a users' own among them: what goes wrong in their file is told with its line -----------------
 
 
-def _question(name: str, term: Term, scene: Scene, generator: Generator) -> Query | None:
-    """What a term asks."""
+def question_of(name: str, term: Term, scene: Scene, generator: Generator) -> Query | None:
+    """What a term asks of a scene; UserError where it cannot be asked there."""
     try:
         question = term.query(scene, generator)
     except Exception as error:
