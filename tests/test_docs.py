@@ -1,7 +1,8 @@
 """The documents are true: what they tell people to type runs, what exists is documented, links lead somewhere.
 
-A block marked `<!-- test -->` is run here, and every bash block is marked so or says `<!-- not run: why -->`. Blocks of
-one page run in order, in one folder that holds `my-capture` and `examples`, with budgets and frames cut.
+A block marked `<!-- test -->` is run here, and every bash block is marked so or says `<!-- not run: why -->`; one
+marked `<!-- file: NAME -->` is written to that file. Blocks of one page run in order, in one folder that holds
+`my-capture` and `examples`, with budgets, seeds and frames cut.
 Snapshots of --help are written anew with UPDATE_SNAPSHOTS=1.
 """
 
@@ -23,19 +24,20 @@ import pytest
 
 from rayprior import cli
 from rayprior.methods import METHODS
+from rayprior.plain import options, to_plain
 from rayprior.priors import TERMS
 from rayprior.scenes.formats import FORMATS
 from rayprior.training.recipe_json import recipe_to_plain
 
 ROOT = Path(__file__).parents[1]
 PAGES = {str(page.relative_to(ROOT)): page for page in [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))]}
-BLOCK = re.compile(r"(?:<!-- ([^\n]*?) -->\n)?```(bash|python)\n(.*?)```", re.DOTALL)
+BLOCK = re.compile(r"(?:<!-- ([^\n]*?) -->\n)?```(bash|python|toml)\n(.*?)```", re.DOTALL)
 SHORTER = {"--seconds": 1500.0, "--steps": 200.0, "--frames": 15.0}  # what a number of the documents is divided by
 
 
 @cache
 def blocks(page: str) -> list[tuple[str, str, str]]:
-    """(mark, language, text) of every bash and python block of a page."""
+    """(mark, language, text) of every bash, python and toml block of a page."""
     return [(mark, language, text) for mark, language, text in BLOCK.findall(PAGES[page].read_text())]
 
 
@@ -46,10 +48,13 @@ RUN = [page for page in PAGES if any(mark == "test" for mark, _, _ in blocks(pag
 
 
 @pytest.mark.parametrize("page", RUN)
-def test_blocks_run(page: str, quick_house: Path, capsys: pytest.CaptureFixture[str]):
+def test_blocks_run(page: str, quick_house: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("RAYPRIOR_DATA", raising=False)  # scenes of studies are found beside their files
     shutil.copytree(ROOT / "examples", quick_house / "examples")
     for mark, language, text in blocks(page):
-        if mark == "test" and language == "python":
+        if mark.startswith("file: "):
+            (quick_house / mark.removeprefix("file: ")).write_text(cut(text))
+        elif mark == "test" and language == "python":
             exec(compile(cut(text), f"{page} (python block)", "exec"), {"__name__": "example"})
         elif mark == "test":
             for line in commands(text):
@@ -94,8 +99,10 @@ def shortened(words: list[str]) -> list[str]:
     return out
 
 
-def cut(python: str) -> str:
-    return re.sub(r"seconds=\d+", "seconds=0.1", python)
+def cut(text: str) -> str:
+    """A python block, or a study's file, with a small budget; of a study one seed."""
+    text = re.sub(r"\bseconds( ?= ?)\d+", r"seconds\g<1>0.1", text)
+    return re.sub(r"^seeds = \d+", "seeds = 1", text, flags=re.MULTILINE)
 
 
 def test_every_bash_block_is_run_or_says_why_not():
@@ -147,19 +154,42 @@ def test_every_prior_is_documented():
     assert not missing, f"README or docs explain these priors nowhere: {missing}"
 
 
-def test_every_recipe_has_its_page():
-    missing = [name for name in METHODS if f"docs/methods/{name}.md" not in PAGES]
-    assert not missing, f"docs/methods has no page for {missing}"
+@cache
+def recipe_values() -> dict[str, list[tuple[str, str]]]:
+    """(path, text) of what the tables headed `| value |` say of each recipe: in the column that its name heads, or in
+    'default' on the page that bears its name. 'none': the recipe has no such term."""
+    found: dict[str, list[tuple[str, str]]] = {name: [] for name in METHODS}
+    for page in (page for page in PAGES.values() if page.parent.name == "methods"):
+        header: list[str] = []
+        for line in page.read_text().splitlines():
+            cells = [cell.strip().strip("`") for cell in line.strip("|").split("|")] if line.startswith("|") else []
+            if not cells or not header:
+                header = [page.stem if cell == "default" else cell for cell in cells]
+            elif header[0] == "value" and not cells[0].startswith("-"):
+                for name, text in zip(header[1:], cells[1:], strict=False):
+                    if name in found:
+                        found[name].append((cells[0], text))
+    return found
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_methods_page_has_the_recipes_values(name: str):
-    plain = recipe_to_plain(METHODS[name])
-    rows = re.findall(r"^\| `([\w.]+)` \| ([^|]+) \|", PAGES[f"docs/methods/{name}.md"].read_text(), re.MULTILINE)
-    values = [(path, text) for path, text in rows if path.split(".")[0] in plain and path != "field.head"]
-    assert len(values) > 10
+    plain, values = recipe_to_plain(METHODS[name]), recipe_values()[name]
+    assert len(values) > 10, f"no page of docs/methods has a table with a column for '{name}'"
     for path, text in values:
-        assert reduce(getitem, path.split("."), plain) == json.loads(text), path
+        if text == "none":
+            assert path.split(".")[1] not in plain["terms"], path
+        else:
+            assert reduce(getitem, path.split("."), plain) == json.loads(text), path
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_the_page_of_priors_has_every_option(name: str):
+    section = re.search(rf"^## {name}\n(.*?)^## ", PAGES["docs/priors.md"].read_text(), re.MULTILINE | re.DOTALL)
+    assert section is not None
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \|", section[1], re.MULTILINE)
+    listed = {key: json.loads(text) for key, text in rows}
+    assert listed == {key: to_plain(option.default) for key, option in options(TERMS[name]).items()}
 
 
 def test_every_format_is_in_the_readme():

@@ -29,6 +29,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("training",),
     ("evaluation",),
     ("methods",),
+    ("study",),
     ("verbs", "viewer"),
     ("cli",),
 )

@@ -63,6 +63,7 @@ def inspect(
     masks: MaskRule = "ignore",
     format: Name = None,
     skip_missing: Flag = False,
+    depth: Folder = None,
 ) -> None:
     """Show what a capture holds: cameras, splits, bounds, depth, masks, in words and as a picture.
 
@@ -73,11 +74,14 @@ def inspect(
         masks: what masked-out pixels are: ignored, or known background
         format: instead of the one that is found
         skip_missing: go on without listed photos that do not exist
+        depth: folder of depth maps, instead of those beside the pictures
     """
     from rayprior.scenes.inspect import inspect_scene
     from rayprior.scenes.open import load_scene
 
-    opened = load_scene(scene, format=format, split=split, downscale=downscale, masks=masks, skip_missing=skip_missing)
+    opened = load_scene(
+        scene, format=format, split=split, downscale=downscale, masks=masks, skip_missing=skip_missing, depth=depth
+    )
     lines, picture = inspect_scene(opened, out)
     print("\n".join(lines))
     if picture is not None:
@@ -150,6 +154,7 @@ def train(
     near: Annotated[float | None, option("X")] = None,
     far: Annotated[float | None, option("Y")] = None,
     masks: Annotated[MaskRule | None, option("ignore|background", "ignore")] = None,
+    depth: Folder = None,
     snapshots: Annotated[int, arg(metavar="N")] = 0,
     resume: Annotated[Path | None, option("RUN")] = None,
     tensorboard: Flag = False,
@@ -180,6 +185,7 @@ def train(
         near: where rendering starts, in the capture's unit
         far: where rendering ends, in the capture's unit
         masks: what masked-out pixels are: ignored, or known background
+        depth: folder of depth maps, instead of those beside the pictures
         snapshots: keep the weights so many times on the way, for a video of training
         resume: the folder of a run to go on with; RECIPE and SCENE are then optional and must agree
         tensorboard: also write event files (extra: log)
@@ -191,7 +197,7 @@ def train(
     chooses = {"field": field, "size": size, "quality": quality, "prior": prior, "set": set}
     opens = {
         "split": split, "views": views, "fewshot": fewshot, "fewshot-seed": fewshot_seed, "downscale": downscale,
-        "format": format, "skip-missing": skip_missing, "near": near, "far": far, "masks": masks,
+        "format": format, "skip-missing": skip_missing, "near": near, "far": far, "masks": masks, "depth": depth,
     }  # fmt: skip
     if resume is not None:
         kept = {"out": out, "seed": seed, "threads": threads, "device": device, **opens}
@@ -227,6 +233,7 @@ def _refuse_beside_resume(run: Path, options: Mapping[str, Any]) -> None:
 def evaluate(
     run: Positional[RunArg],
     lpips: Literal["auto", "alex", "vgg", "none"] = "auto",
+    depth: Folder = None,
     threads: Threads = None,
     device: Annotated[str, arg(metavar="D")] = "auto",
 ) -> None:
@@ -234,12 +241,13 @@ def evaluate(
 
     Args:
         lpips: network; auto leaves it out where its weights are not on this machine
+        depth: folder of depth maps to measure distances against, instead of those that the run was opened with
         threads: of the kernels and of torch
         device: auto, cpu, cuda or cuda:N
     """
     from rayprior import verbs
 
-    verbs.evaluate_run(run, lpips, threads, device)
+    verbs.evaluate_run(run, lpips, threads, device, depth)
 
 
 @app.command
@@ -273,34 +281,96 @@ def render(
     verbs.render_run(run, path, show, format, frames, size, out, snapshots=snapshots, threads=threads, device=device)
 
 
+@app.command
+def depth(
+    action: Positional[Annotated[Literal["make"], arg(metavar="make", help="write maps from a trained field")]],
+    scene: Positional[SceneArg],
+    run: Annotated[Path, arg(name="from", metavar="RUN", help="a run of this capture", help_behavior_hint="")],
+    split: Name = None,
+    views: Annotated[str | None, option("26,86,2,55", "every frame whose photo is there")] = None,
+    out: Annotated[Path | None, option("DIR", "depth, in the capture's folder")] = None,
+    force: Flag = False,
+    threads: Threads = None,
+    device: Annotated[str, arg(metavar="D")] = "auto",
+) -> None:
+    """Write depth maps of a capture from a run that was trained on it, marked as derived; `train` then finds them.
+
+    Args:
+        split: the views of a named split
+        views: views by name, or by the number that their names end in
+        out: where to write; read them from there with --depth DIR
+        force: replace derived maps that are there
+        threads: of the kernels and of torch
+        device: auto, cpu, cuda or cuda:N
+    """
+    from rayprior import verbs
+
+    assert action == "make"
+    verbs.make_depth(scene, run, split, views, out, force=force, threads=threads, device=device)
+
+
+@app.command
+def study(
+    file: Positional[Annotated[Path, arg(metavar="FILE.toml")]],
+    all: Flag = False,
+    only: Annotated[str | None, option("ARM,ARM")] = None,
+    out: Annotated[Path | None, option("DIR", "runs/study-NAME")] = None,
+    data: Annotated[Path | None, option("DIR", "$RAYPRIOR_DATA, else the file's folder")] = None,
+    workers: Annotated[int | None, option("N", "all cores")] = None,
+    steps: Annotated[int | None, option("N", "the file's")] = None,
+    seconds: Annotated[float | None, option("S", "the file's")] = None,
+    dry_run: Flag = False,
+) -> None:
+    """Run a study, methods x scenes x seeds, and say what it shows. Resumable: the same command goes on.
+
+    Args:
+        file: what is compared with what
+        all: also what is not decisive
+        only: only these arms
+        out: the study's folder
+        data: where the file's scenes are
+        workers: runs side by side, each with one thread
+        steps: budget of every run in steps
+        seconds: budget of every run in seconds
+        dry_run: only say what it would take
+    """
+    from rayprior import verbs
+    from rayprior.study.jobs import Selection
+    from rayprior.training.budget import Budget
+
+    arms = tuple(filter(None, map(str.strip, (only or "").split(","))))
+    budget = None if steps is None and seconds is None else Budget(steps, seconds)
+    verbs.study(
+        file, selection=Selection(all, arms), out=out, data=data, workers=workers, budget=budget, dry_run=dry_run
+    )
+
+
+@app.command
+def compare(
+    runs: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN RUN ...", help="runs; the first is the control")]],
+    out: Annotated[Path | None, option("DIR", "runs/compare-RUN-DATE-TIME")] = None,
+    lpips: Literal["auto", "alex", "vgg", "none"] = "auto",
+    threads: Threads = None,
+) -> None:
+    """Compare finished runs of one scene: a table with intervals, curves, pictures, a film, a report.
+
+    Args:
+        out: where to write
+        lpips: network for runs not measured yet; auto leaves it out where its weights are not on this machine
+        threads: of the kernels and of torch
+    """
+    from rayprior import verbs
+
+    verbs.compare_runs(runs, out, lpips, threads)
+
+
 def _chosen_recipe(
-    name: str,
-    field: Any,
-    size: Any,
-    quality: Any,
-    priors: Sequence[str],
-    settings: Sequence[str],
+    name: str, field: Any, size: Any, quality: Any, priors: Sequence[str], settings: Sequence[str]
 ) -> Recipe:
-    """The recipe that was typed: a name or a file, then backbone, size, quality, priors, and single values last."""
-    from dataclasses import replace
+    """The recipe that was typed."""
+    from rayprior.methods import recipe_from
 
-    from rayprior import methods
-    from rayprior.priors.spec import parse_priors
-    from rayprior.training.recipe_json import read_recipe, set_value
-
-    is_file = name.endswith(".json") or os.sep in name
-    chosen = read_recipe(Path(name), import_priors=True) if is_file else methods.method(name)
-    if field is not None:
-        chosen = methods.with_field(chosen, field)
-    if size is not None:
-        chosen = methods.with_size(chosen, size)
-    if quality is not None:
-        chosen = methods.with_quality(chosen, quality)
-    added = parse_priors(priors)
-    chosen = replace(chosen, terms={**chosen.terms, **added})
-    for setting in settings:
-        chosen = set_value(chosen, setting)
-    return chosen
+    return recipe_from(name, field, size, quality, priors, settings)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -9,17 +9,31 @@ from math import ceil, floor, isfinite, log10
 
 WIDTH, HEIGHT = 400, 250
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 30, 34
+LABELS, LABEL_LETTERS, ROW = 140, 22, 24  # of a chart of intervals: room for names, their length, height of a row
 MOST_POINTS = 240
 SMOOTH = 0.04  # the bold curve is a mean over this share of the points on either side
 
 
 @dataclass(frozen=True)
 class Series:
-    """A named curve; points that are not finite (or not positive on a log scale) are left out."""
+    """A named curve; points that are not finite (or not positive on a log scale) are left out. low, high: the edges of
+    a band around it, point by point."""
 
     label: str
     x: Sequence[float]
     y: Sequence[float | None]
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A named value with its interval."""
+
+    label: str
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -53,6 +67,7 @@ def line_chart(
     if not drawn:
         return ""
     values = [y for _, points in drawn for _, y in points]
+    values += [y for s in series for y in (*s.low, *s.high) if isfinite(y) and (y > 0 or not log)]
     if level is not None and (level[0] > 0 or not log):
         values.append(level[0])
     across = linear_axis(0, max(max(s.x) for s in series if s.x), tight=True)
@@ -60,14 +75,38 @@ def line_chart(
     parts = [_grid(across, up, x_label, top)]
     if level is not None:
         parts.append(_level(up, *level))
+    shown = [s for s in series if s.label in dict(drawn)]
+    parts += [_band(s, across, up, f"band s{number % 6}") for number, s in enumerate(shown) if s.low]
     for number, (_, points) in enumerate(drawn):
         parts.append(_line(points, across, up, f"raw s{number % 6}"))
         parts.append(_line(_running_mean(points), across, up, f"line s{number % 6}"))
     legend = _legend([label for label, _ in drawn]) if len(drawn) > 1 else ""
-    return (
-        f'<figure class="chart"><figcaption>{escape(title)}{legend}</figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg></figure>'
-    )
+    return _figure(title, legend, HEIGHT, parts)
+
+
+def interval_chart(title: str, bars: Sequence[Bar], *, x_label: str) -> str:
+    """A row for each value: a dot with its interval, and a line at 0. Empty where nothing is finite."""
+    bars = [bar for bar in bars if all(map(isfinite, (bar.value, bar.low, bar.high)))]
+    if not bars:
+        return ""
+    axis = linear_axis(min(0.0, *(bar.low for bar in bars)), max(0.0, *(bar.high for bar in bars)))
+    low = TOP + ROW * len(bars)
+
+    def x(value: float) -> float:
+        return LABELS + axis.place(value) * (WIDTH - LABELS - RIGHT)
+
+    parts = [f'<line class="level" x1="{x(0):.1f}" x2="{x(0):.1f}" y1="{TOP}" y2="{low}"/>']
+    for value in axis.ticks:
+        unit = f" {escape(x_label)}" if value == axis.ticks[-1] else ""
+        parts.append(f'<line class="tick" x1="{x(value):.1f}" x2="{x(value):.1f}" y1="{low}" y2="{low + 4}"/>')
+        parts.append(f'<text x="{x(value):.1f}" y="{low + 17}" text-anchor="middle">{short(value)}{unit}</text>')
+    for number, bar in enumerate(bars):
+        y = TOP + ROW * (number + 0.5)
+        label = bar.label if len(bar.label) <= LABEL_LETTERS else bar.label[: LABEL_LETTERS - 1] + "…"
+        parts.append(f'<text x="{LABELS - 8}" y="{y + 4:.1f}" text-anchor="end">{escape(label)}</text>')
+        parts.append(f'<line class="line s0" x1="{x(bar.low):.1f}" x2="{x(bar.high):.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<circle class="dot s0" cx="{x(bar.value):.1f}" cy="{y:.1f}" r="4"/>')
+    return _figure(title, "", low + BOTTOM, parts)
 
 
 # -- axes --------------------------------------------------------------------------------------------------------------
@@ -75,8 +114,9 @@ def line_chart(
 
 def linear_axis(low: float, high: float, tight: bool = False) -> Axis:
     """About five round ticks. `tight`: the axis ends at the values, else at round numbers beyond them."""
-    if high <= low:
-        low, high = low - 0.5, high + 0.5
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # one value, but for rounding
+        room = abs(low) / 10 or 0.5
+        low, high = low - room, high + room
     step = round_step((high - low) / 5)
     first, last = (ceil, floor) if tight else (floor, ceil)
     ticks = [round(i * step, 10) for i in range(first(low / step - 1e-9), last(high / step + 1e-9) + 1)]
@@ -150,6 +190,16 @@ def _line(points: list[tuple[float, float]], across: Axis, up: Axis, style: str)
     return f'<polyline class="{style}" points="{path}"/>'
 
 
+def _band(series: Series, across: Axis, up: Axis, style: str) -> str:
+    """Between the edges, there and back."""
+    edges = [(x, a, b) for x, a, b in zip(series.x, series.low, series.high) if isfinite(a) and isfinite(b)]
+    if up.log:
+        edges = [(x, a, b) for x, a, b in edges if a > 0 and b > 0]
+    outline = [(x, a) for x, a, _ in edges] + [(x, b) for x, _, b in reversed(edges)]
+    path = " ".join(f"{_x(across, x):.1f},{_y(up, y):.1f}" for x, y in outline)
+    return f'<polygon class="{style}" points="{path}"/>'
+
+
 def _grid(across: Axis, up: Axis, x_label: str, top: Sequence[tuple[float, str]]) -> str:
     right, low = WIDTH - RIGHT, HEIGHT - BOTTOM
     parts = []
@@ -174,6 +224,15 @@ def _level(up: Axis, value: float, text: str) -> str:
     return (
         f'<line class="level" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
         f'<text class="level" x="{LEFT + 4}" y="{y - 6:.1f}">{escape(text)}</text>'
+    )
+
+
+def _figure(title: str, legend: str, height: int, parts: Sequence[str]) -> str:
+    """A drawing under its title and legend (HTML)."""
+    return (
+        f'<figure class="chart"><figcaption>{escape(title)}{legend}</figcaption>'
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">'
+        f"{''.join(parts)}</svg></figure>"
     )
 
 

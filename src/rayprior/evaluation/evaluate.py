@@ -193,6 +193,7 @@ def _protocol(
     geometry = {
         "distance": "median of the normalised weights against the true distance along the ray, valid pixels only, in "
         "the capture's unit; delta_1.25: share with ratio below 1.25",
+        "depth": list(scene.depth_source),
         "floater_share": "mean over rays of known surface of the weight in front of .9 of its distance",
     }
     return {

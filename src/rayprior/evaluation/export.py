@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Literal, get_args
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
+from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
 from rayprior.errors import UserError, did_you_mean
@@ -29,12 +29,14 @@ from rayprior.evaluation.pictures import (
 )
 from rayprior.files import write_atomically, write_json
 from rayprior.scenes.cameras import Cameras
+from rayprior.scenes.formats.photos import read_photo
 from rayprior.scenes.scene import Scene
 
 Show = Literal["rgb", "depth", "opacity"]
 Format = Literal["webp", "gif", "mp4", "png"]
 FPS = 20
 LEVELS = 65535  # of a 16-bit picture; 0 says that there is no surface
+LABEL_HEIGHT = 18  # of the bar that names a picture
 
 Frame = UInt8[np.ndarray, "h w 3"]
 
@@ -96,6 +98,20 @@ def side_by_side(frames: Sequence[Frame]) -> Frame:
     return np.concatenate(frames, axis=1)
 
 
+def labelled(frame: Frame, label: str) -> Frame:
+    """The picture under a dark bar with its name; what does not fit the width is cut."""
+    bar = Image.new("RGB", (frame.shape[1], LABEL_HEIGHT), (24, 24, 24))
+    ImageDraw.Draw(bar).text((5, 3), label.encode("latin-1", "replace").decode("latin-1"), fill=(240, 240, 240))
+    return np.concatenate([np.asarray(bar), frame], axis=0)
+
+
+def in_rows(frames: Sequence[Frame], columns: int) -> Frame:
+    """Pictures of one size side by side, `columns` in a row; the last row is filled with black."""
+    rows = [list(frames[i : i + columns]) for i in range(0, len(frames), columns)]
+    rows[-1] += [np.zeros_like(frames[0])] * (len(rows[0]) - len(rows[-1]))
+    return np.concatenate([side_by_side(row) for row in rows], axis=0)
+
+
 def _check(shows: Sequence[str], format: str) -> None:
     for show in shows:
         if show not in get_args(Show):
@@ -142,6 +158,16 @@ def write_png(path: Path, image: Image.Image, notes: dict[str, str] | None = Non
     for key, value in (notes or {}).items():
         text.add_text(key, value)
     write_atomically(path, lambda file: image.save(file, "PNG", pnginfo=text))
+
+
+def write_picture(path: Path, frame: Frame) -> None:
+    """One picture as PNG, whole or not at all."""
+    write_png(path, Image.fromarray(frame))
+
+
+def read_picture(path: Path) -> Frame:
+    """A picture that `write_picture` wrote. UserError where it is missing or broken."""
+    return read_photo(path)[:, :, :3]
 
 
 def _animation(file: BinaryIO, frames: Iterable[Frame], format: str, fps: float, quality: int = 88) -> None:

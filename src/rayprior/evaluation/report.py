@@ -6,29 +6,22 @@ The page is HTML and CSS alone: no script, nothing from the network. All text fr
 from __future__ import annotations
 
 import json
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib.resources import files
-from io import BytesIO
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from rayprior.evaluation.chart import Series, line_chart, linear_axis, short
 from rayprior.evaluation.evaluate import Evaluation, ScoredView, strict
 from rayprior.evaluation.export import Frame
-from rayprior.evaluation.pictures import ERROR_SCALE, Ramp, Span, distance_colours, error_colours, ramp, to_bytes
-from rayprior.files import write_text
+from rayprior.evaluation.page import film_tag, header, img, pairs, scale, write_page
+from rayprior.evaluation.pictures import ERROR_SCALE, Span, distance_colours, error_colours, ramp, to_bytes
 
-PICTURE_WIDTH = 560  # about two device pixels to each pixel of a column
-SMALL = 220  # pictures narrower than this are shown with sharp pixels
 ROWS_SHOWN = 16
-NAMES_SHOWN = 24
 
 # key of a number -> (label, unit, format)
 NUMBERS = {
@@ -78,7 +71,7 @@ def write_report(
     """
     mean_psnr = None if evaluation is None else evaluation.mean.get("psnr")
     sections = [
-        _head(title, about, command, {**(facts or {}), **({"machine": machine} if machine else {})}),
+        header(title, about, command, {**(facts or {}), **({"machine": machine} if machine else {})}),
         _hero(evaluation, film, expects),
         _views(evaluation),
         _snapshots(snapshots),
@@ -86,32 +79,12 @@ def write_report(
         _numbers(evaluation),
         _settings(recipe),
     ]
-    page = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'\">"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_style()}</style></head>\n"
-        f"<body><main>{''.join(sections)}<footer>Written by rayprior. This file holds all that it shows.</footer>"
-        "</main></body></html>\n"
-    )
     path = Path(path)
-    write_text(path, page)
+    write_page(path, title, sections)
     return path
 
 
 # -- what was run ------------------------------------------------------------------------------------------------------
-
-
-def _head(title: str, about: str, command: str, facts: Mapping[str, str]) -> str:
-    items = "".join(f"<li><b>{escape(key)}</b>{escape(str(value))}</li>" for key, value in facts.items())
-    return (
-        f'<header><p class="kicker">rayprior</p><h1>{escape(title)}</h1>'
-        + (f"<p>{escape(about)}</p>" if about else "")
-        + (f'<pre class="command">{escape(command)}</pre>' if command else "")
-        + (f'<ul class="facts">{items}</ul>' if items else "")
-        + "</header>"
-    )
 
 
 def _settings(recipe: Mapping[str, Any] | None) -> str:
@@ -129,7 +102,7 @@ def _settings(recipe: Mapping[str, Any] | None) -> str:
 
 def _hero(evaluation: Evaluation | None, film: bytes | None, expects: str) -> str:
     """The film beside the means, PSNR largest."""
-    moving = f'<figure class="film">{_film(film)}</figure>' if film else ""
+    moving = f'<figure class="film">{film_tag(film)}</figure>' if film else ""
     if evaluation is None:
         return f'<section class="hero">{moving}<p class="note">No view was held out: nothing is scored.</p></section>'
     tiles = []
@@ -163,12 +136,10 @@ def _numbers(evaluation: Evaluation | None) -> str:
     if len(rows) > ROWS_SHOWN:
         more = f'<div class="table"><table><tr><th>View</th>{head}</tr>{"".join(rows[ROWS_SHOWN:])}</table></div>'
         table += f"<details><summary>{len(rows) - ROWS_SHOWN} more views</summary>{more}</details>"
-    entries = evaluation.protocol.items()
-    pairs = "".join(f"<dt>{escape(key.replace('_', ' '))}</dt><dd>{_said(value)}</dd>" for key, value in entries)
     return (
         f"<section><h2>Numbers</h2>{table}<h2>Protocol</h2>"
         f'<p class="soft">How the numbers were made. Numbers of another protocol can’t be compared with them.</p>'
-        f'<dl class="protocol">{pairs}</dl></section>'
+        f"{pairs(evaluation.protocol)}</section>"
     )
 
 
@@ -181,19 +152,6 @@ def _number(key: str, value: float | None) -> str:
     if value is None or value != value:
         return "–"
     return NUMBERS[key][2].format(value) if isfinite(value) else "∞"
-
-
-def _said(value: Any) -> str:
-    """A protocol's entry in words."""
-    if isinstance(value, Mapping):
-        return escape(", ".join(f"{k} = {v}" for k, v in value.items()) or "nothing")
-    if isinstance(value, list | tuple):
-        names = [str(item) for item in value]
-        if len(names) <= NAMES_SHOWN:
-            counted = f"{len(names)}: " if len(names) > 1 else ""
-            return escape(counted + ", ".join(names)) if names else "none"
-        return f"<details><summary>{len(names)}</summary>{escape(', '.join(names))}</details>"
-    return escape(f"{value:.4g}" if isinstance(value, float) else str(value))
 
 
 # -- pictures ----------------------------------------------------------------------------------------------------------
@@ -210,8 +168,8 @@ def _views(evaluation: Evaluation | None) -> str:
     heads = (
         "Photograph",
         "Rendering",
-        "Error" + _scale("error", "0", f"{ERROR_SCALE:g}+"),
-        "Distance" + _scale("distance", f"{span.far * evaluation.unit:.3g}", f"{span.near * evaluation.unit:.3g}"),
+        "Error" + scale("error", "0", f"{ERROR_SCALE:g}+"),
+        "Distance" + scale("distance", f"{span.far * evaluation.unit:.3g}", f"{span.near * evaluation.unit:.3g}"),
     )
     head = "".join(f'<div class="head">{text}</div>' for text in heads)
     return (
@@ -229,7 +187,7 @@ def _view(view: ScoredView, span: Span) -> str:
         error = np.where(kept, error, ramp("error")[0]).astype(np.uint8)
     frames = (truth, to_bytes(view.picture.rgb), error, distance_colours(view.picture, span))
     words = ("photograph", "rendering", "error", "distance")
-    pictures = "".join(_img(frame, f"{view.name}: {word}") for frame, word in zip(frames, words))
+    pictures = "".join(img(frame, f"{view.name}: {word}") for frame, word in zip(frames, words))
     shown = [key for key in ("psnr", "ssim", "lpips") if view.numbers.get(key) is not None]
     numbers = "".join(
         f"<span>{NUMBERS[k][0]} {_number(k, view.numbers[k])} {NUMBERS[k][1]}</span>".replace(" </span>", "</span>")
@@ -238,43 +196,13 @@ def _view(view: ScoredView, span: Span) -> str:
     return f'{pictures}<p class="name"><b>{escape(view.name)}</b>{numbers}</p>'
 
 
-def _scale(kind: Ramp, low: str, high: str) -> str:
-    stops = ", ".join("rgb({},{},{})".format(*ramp(kind)[i].tolist()) for i in range(0, 256, 17))
-    bar = f'<i style="background:linear-gradient(90deg, {stops})"></i>'
-    return f'<div class="scale">{escape(low)}{bar}{escape(high)}</div>'
-
-
 def _snapshots(snapshots: Sequence[tuple[str, Frame]]) -> str:
     if not snapshots:
         return ""
     figures = "".join(
-        f"<figure>{_img(frame, label)}<figcaption>{escape(label)}</figcaption></figure>" for label, frame in snapshots
+        f"<figure>{img(frame, label)}<figcaption>{escape(label)}</figcaption></figure>" for label, frame in snapshots
     )
     return f'<section><h2>As it learned</h2><div class="strip">{figures}</div></section>'
-
-
-def _img(frame: Frame, alt: str) -> str:
-    """A picture in the page: WebP, lossless where it is small."""
-    image = Image.fromarray(frame)
-    small = image.width < SMALL
-    if image.width > PICTURE_WIDTH:
-        height = max(round(image.height * PICTURE_WIDTH / image.width), 1)
-        image = image.resize((PICTURE_WIDTH, height), Image.Resampling.LANCZOS)
-    file = BytesIO()
-    image.save(file, "WEBP", lossless=small, quality=88, method=4)
-    data = b64encode(file.getvalue()).decode()
-    return (
-        f'<img{" class=small" * small} src="data:image/webp;base64,{data}" alt="{escape(alt)}" '
-        f'width="{image.width}" height="{image.height}">'
-    )
-
-
-def _film(film: bytes) -> str:
-    data = b64encode(film).decode()
-    if film[4:8] == b"ftyp":
-        return f'<video src="data:video/mp4;base64,{data}" autoplay loop muted playsinline></video>'
-    kind = "gif" if film[:3] == b"GIF" else "webp"
-    return f'<img src="data:image/{kind};base64,{data}" alt="the scene along a camera path">'
 
 
 # -- curves ------------------------------------------------------------------------------------------------------------
@@ -331,7 +259,3 @@ def step_marks(seconds: Sequence[float], steps: Sequence[int]) -> list[tuple[flo
     ticks = linear_axis(steps[0], steps[-1], tight=True).ticks
     marks = [(float(np.interp(tick, steps, seconds)), short(tick)) for tick in ticks if tick > 0]
     return [(x, f"{text} steps" if i == len(marks) - 1 else text) for i, (x, text) in enumerate(marks)]
-
-
-def _style() -> str:
-    return files("rayprior.evaluation").joinpath("report.css").read_text(encoding="utf-8")
