@@ -37,7 +37,7 @@ Folder = Annotated[Path | None, option("DIR")]
 Threads = Annotated[int | None, option("T", "all cores")]
 Backbone = Annotated[Literal["mlp", "grid"] | None, option("mlp|grid", "the recipe's")]
 Quality = Annotated[Literal["draft", "standard", "final"] | None, option("draft|standard|final", "the recipe's")]
-MaskRule = Literal["ignore", "background"]
+MaskRule = Literal["ignore", "background", "score"]
 
 app = tyro.extras.SubcommandApp()
 
@@ -71,7 +71,7 @@ def inspect(
         out: folder for inspect.png
         split: a named split
         downscale: whole factor by which pictures are made smaller
-        masks: what masked-out pixels are: ignored, or known background
+        masks: what masked-out pixels are: ignored, known background, or photographs that are not scored
         format: instead of the one that is found
         skip_missing: go on without listed photos that do not exist
         depth: folder of depth maps, instead of those beside the pictures
@@ -153,7 +153,7 @@ def train(
     skip_missing: Flag = False,
     near: Annotated[float | None, option("X")] = None,
     far: Annotated[float | None, option("Y")] = None,
-    masks: Annotated[MaskRule | None, option("ignore|background", "ignore")] = None,
+    masks: Annotated[MaskRule | None, option("ignore|background|score", "ignore")] = None,
     depth: Folder = None,
     snapshots: Annotated[int, arg(metavar="N")] = 0,
     resume: Annotated[Path | None, option("RUN")] = None,
@@ -184,7 +184,7 @@ def train(
         skip_missing: go on without listed photos that do not exist
         near: where rendering starts, in the capture's unit
         far: where rendering ends, in the capture's unit
-        masks: what masked-out pixels are: ignored, or known background
+        masks: what masked-out pixels are: ignored, known background, or photographs that are not scored
         depth: folder of depth maps, instead of those beside the pictures
         snapshots: keep the weights so many times on the way, for a video of training
         resume: the folder of a run to go on with; RECIPE and SCENE are then optional and must agree

@@ -274,6 +274,16 @@ def test_masks_as_background_become_alpha(tmp_path):
     refused(tmp_path, "'background'", masks="backgrund")
 
 
+def test_masks_may_decide_what_is_scored_and_nothing_else(tmp_path):
+    scene = load_scene(with_masks(tmp_path), masks="score")
+    assert scene.masks is not None
+    assert scene.protocol["masks"] == "score"
+    rays = scene.photo_rays(400, torch.Generator().manual_seed(0)).rays
+    column, row = rays.pixel.long().unbind(dim=1)
+    drawn = torch.stack([scene.masks[c][v, u, 0] for c, u, v in zip(rays.camera.tolist(), column, row)])
+    assert 0 < drawn.float().mean() < 1
+
+
 def test_mask_path_of_frames_and_zero_one_masks(tmp_path):
     nerfstudio(tmp_path)
     Image.fromarray(np.eye(16, 24, dtype=np.uint8)).save(tmp_path / "m.png")

@@ -157,7 +157,8 @@ def _masks(scene: Scene) -> str:
     if scene.masks is None:
         return "none"
     kept = [100 * float(scene.masks[i].float().mean()) for i in range(len(scene))]
-    return f"keep {_range(kept, '.1f')} % of a view (min, median, max); the rest is neither drawn nor scored"
+    rest = "drawn, but not scored" if scene.mask_rule == "score" else "neither drawn nor scored"
+    return f"keep {_range(kept, '.1f')} % of a view (min, median, max); the rest is {rest}"
 
 
 def _range(values: Sequence[float], form: str) -> str:

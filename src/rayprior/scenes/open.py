@@ -67,7 +67,8 @@ def load_scene(
     split, views, fewshot, fewshot_seed    which views train and which are held out: see `choose_split`
     downscale      whole factor by which pictures are made smaller (area average)
     near, far      distances in the capture's unit, instead of the stated or found ones
-    masks          'ignore': masked-out pixels are neither drawn nor scored; 'background': they are known background
+    masks          'ignore': masked-out pixels are neither drawn nor scored; 'background': they are known background;
+                   'score': they are drawn as any others, and not scored
     background     instead of what the pictures tell; as a mapping {'kind': ..., 'colour': ...} where it comes from JSON
     skip_missing   go on without listed photos that do not exist; their number is in the notes
     depth          a folder of depth maps, instead of those beside the pictures: see `formats/depth.py`
@@ -101,7 +102,7 @@ def load_scene(
     unlabelled = _unlabelled(description, chosen)
     description, chosen = _only_used(description, chosen)
     photos = read_photographs(description, downscale, masks)
-    found, how = find_background(photos.pictures, photos.masks, chosen.train)
+    found, how = find_background(photos.pictures, photos.masks if masks == "ignore" else None, chosen.train)
     similarity = placement.similarity
     cameras = replace(photos.cameras, c2w=similarity.poses(photos.cameras.c2w))
     if unlabelled is not None:  # sized as the photographs are; their own are not looked at
@@ -129,6 +130,7 @@ def load_scene(
         background=asked or found,
         similarity=similarity,
         masks=photos.masks,
+        mask_rule=masks,
         depth=known_depth,
         depth_std=None if distances is None else _in_working_units(distances.std, similarity.scale),
         depth_source=() if distances is None else distances.sources,

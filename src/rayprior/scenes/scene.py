@@ -26,7 +26,7 @@ from rayprior.scenes.description import Points
 from rayprior.scenes.keypoints import Keypoints, find_keypoints
 from rayprior.scenes.rays import Query, Rays
 
-MaskRule = Literal["ignore", "background"]
+MaskRule = Literal["ignore", "background", "score"]
 Poses = Literal["between", "hemisphere", "loaded", "loaded+test"]
 Nearby = Literal["orbit", "pixel"]
 
@@ -92,6 +92,7 @@ class Scene:
 
     pictures  uint8, 3 or 4 channels (straight alpha)
     masks     bool, one channel, True = keep; with mask_rule 'background' they have become alpha instead
+    mask_rule 'ignore': what masks leave out is neither drawn nor scored; 'score': it is drawn, but not scored
     depth     float32 distance along the ray, nan where unknown
     depth_std float32 standard deviation of it, nan where unknown
     depth_source  where depth was read from, for the protocol
@@ -112,6 +113,7 @@ class Scene:
     background: Background
     similarity: Similarity = field(default_factory=Similarity)
     masks: Pictures | None = None
+    mask_rule: MaskRule = "ignore"
     depth: Pictures | None = None
     depth_std: Pictures | None = None
     depth_source: tuple[str, ...] = ()
@@ -149,7 +151,7 @@ class Scene:
             "test": [self.names[i] for i in self.split.test],
             "resolution": [f"{w}x{h}" for w, h in sizes],
             "background": self.background.kind if self.background.kind != "colour" else list(self.background.colour),
-            "masks": None if self.masks is None else "ignore",
+            "masks": None if self.masks is None else self.mask_rule,
             "depth": list(self.depth_source),
             "near_far": [self.bounds.near, self.bounds.far],
             "opened": dict(self.opened),
@@ -379,8 +381,8 @@ class Scene:
 
     @cached_property
     def _kept(self) -> Int[Tensor, "p"] | None:
-        """Flat indices of the training pixels that masks keep; None without masks."""
-        if self.masks is None:
+        """Flat indices of the training pixels that masks keep; None where all may be drawn."""
+        if self.masks is None or self.mask_rule == "score":
             return None
         parts = [self.masks[i].reshape(-1).nonzero()[:, 0] + self.pictures.start[i] for i in self.split.train]
         kept = torch.cat(parts)
@@ -423,7 +425,7 @@ class Scene:
         wrong = {"nearer than near or beyond far": (distance < rays.near) | (distance > rays.far)}
         column, row = pixel.long().unbind(dim=1)
         flat = self.pictures.start[camera] + row * self.pictures.size[camera, 0] + column
-        if self.masks is not None:
+        if self.masks is not None and self.mask_rule == "ignore":
             wrong["masked out"] = ~self.masks.values[flat, 0]
         if self.pictures.values.shape[1] == 4:
             wrong["transparent in the picture"] = self.pictures.values[flat, 3] < 128

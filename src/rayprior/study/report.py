@@ -54,6 +54,8 @@ def write_study(folder: Path, study: Study, rows: Sequence[Row], say: Callable[[
     Raises:
         UserError: no row, a metric that does not exist, or a place that can't be written to.
     """
+    arms = {name: place for place, name in enumerate(study.arms)}
+    rows = sorted(rows, key=lambda row: arms.get(row.arm, len(arms)))  # as the file has them, not as they ended
     summary = summarise(study, rows)
     write_text(folder / "table.md", as_markdown(summary))
     write_text(folder / "table.csv", as_csv(summary))
