@@ -15,11 +15,11 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from rayprior.errors import UserError
-from rayprior.maths.poses import look_at, opencv_from_opengl, rotation_angle_deg
+from rayprior.maths.poses import look_at, opencv_from_opengl, rotation_angle_deg, rotation_xyz
 from rayprior.scenes.cameras import Cameras, cat_cameras
 from rayprior.scenes.description import Description
 from rayprior.scenes.open import _unlabelled, load_scene
-from rayprior.scenes.scene import Background, Scene, Split, _turn
+from rayprior.scenes.scene import Background, Scene, Split
 from rayprior.scenes.synthetic import synthetic_scene
 
 SCENE = synthetic_scene("shapes", size=24, views=8, test_views=2, supersample=1)
@@ -153,10 +153,10 @@ def test_what_cannot_be_drawn_is_refused():
 def test_three_turns_make_at_most_one_of_8_78_degrees():
     """Closed forms, section 5.8."""
     corners = torch.tensor(list(product((-5.0, 5.0), repeat=3)), dtype=torch.float64)
-    turn = _turn(torch.deg2rad(corners))
+    turn = rotation_xyz(torch.deg2rad(corners))
     angle = rotation_angle_deg(torch.eye(3, dtype=torch.float64).expand(8, 3, 3), turn)
     assert float(angle.max()) == pytest.approx(8.78, abs=0.01)
-    x, y, z = (_turn(torch.eye(3, dtype=torch.float64)[i : i + 1] * torch.pi / 2)[0] for i in range(3))
+    x, y, z = (rotation_xyz(torch.eye(3, dtype=torch.float64)[i : i + 1] * torch.pi / 2)[0] for i in range(3))
     for turned, expected in ((x[:, 1], z[:, 2]), (y[:, 2], torch.eye(3)[0]), (z[:, 0], torch.eye(3)[1])):
         torch.testing.assert_close(turned, expected.double())
 

@@ -111,3 +111,38 @@ def umeyama(source: Float[Tensor, "n 3"], target: Float[Tensor, "n 3"]) -> tuple
     rotation = u @ torch.diag(sign) @ vh
     scale = float((s * sign).sum() / a.square().sum(dim=1).mean())
     return scale, rotation, target.mean(dim=0) - scale * rotation @ source.mean(dim=0)
+
+
+def interpolate_around(
+    a: Float[Tensor, "n 3 4"], b: Float[Tensor, "n 3 4"], share: Float[Tensor, "n"], focus: Float[Tensor, "3"]
+) -> Float[Tensor, "n 3 4"]:
+    """Poses on the way from a to b around a focus, since between opposite cameras the straight way leads through what
+    they look at. What is interpolated, beside the rotation, is where in the camera's own axes the focus stands."""
+    rotation = interpolate(a, b, share)[:, :, :3]
+    of_a, of_b = (c2w[:, :, :3].transpose(1, 2) @ (focus - c2w[:, :, 3])[:, :, None] for c2w in (a, b))
+    position = focus[:, None] - rotation @ torch.lerp(of_a, of_b, share[:, None, None])
+    return torch.cat([rotation, position], dim=2)
+
+
+def on_hemisphere(
+    origins: Float[Tensor, "t 3"], focus: Float[Tensor, "3"], up: Float[Tensor, "3"], u: Float[Tensor, "3 n"]
+) -> Float[Tensor, "n 3 4"]:
+    """Poses that look at a focus from the range of elevations (even in area) and distances of `origins`, from all
+    around; u: uniforms."""
+    offset = origins - focus
+    distance = offset.norm(dim=1)
+    sine = offset @ up / distance
+    radius = torch.lerp(distance.min(), distance.max(), u[0])
+    height = torch.lerp(sine.min(), sine.max(), u[1])
+    right = F.normalize(torch.linalg.cross(up, torch.eye(3, dtype=up.dtype)[up.abs().argmin()]), dim=0)
+    ahead = torch.linalg.cross(up, right)
+    azimuth = 2 * torch.pi * u[2, :, None]
+    level = azimuth.cos() * right + azimuth.sin() * ahead
+    direction = height[:, None] * up + (1 - height.square()).clamp_min(0).sqrt()[:, None] * level
+    return look_at(focus + radius[:, None] * direction, focus, up)
+
+
+def rotation_xyz(angles: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3 3"]:
+    """Rx(a) Ry(b) Rz(c) of angles (a, b, c) in radians."""
+    x, y, z = (rotation_from_vector(part) for part in torch.diag_embed(angles).unbind(dim=1))
+    return x @ y @ z

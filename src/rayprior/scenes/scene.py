@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 from rayprior.errors import UserError
-from rayprior.maths.poses import interpolate, look_at, rotation_from_vector
+from rayprior.maths.poses import interpolate, interpolate_around, on_hemisphere, rotation_xyz
 from rayprior.maths.space import Box, Similarity
 from rayprior.scenes.cameras import Cameras, cat_cameras
 from rayprior.scenes.description import Points
@@ -298,7 +298,7 @@ class Scene:
             distinct, which = torch.unique(rays.camera, return_inverse=True)
             draw = 2 * torch.rand(len(distinct), 3, generator=generator, dtype=torch.float64) - 1
             if self.inward:
-                turn = _turn(draw * radians(angle_deg))[which]
+                turn = rotation_xyz(draw * radians(angle_deg))[which]
                 origins = self.focus + (turn @ (origins - self.focus)[:, :, None])[:, :, 0]
                 directions = (turn @ directions[:, :, None])[:, :, 0]
             else:
@@ -474,9 +474,16 @@ class Scene:
             # never the same twice, where there are two
             second = (first + torch.randint(1, max(len(train), 2), (count,), generator=generator)) % len(train)
             share = torch.rand(count, generator=generator, dtype=torch.float64)
-            c2w = self._between(train.c2w[first], train.c2w[second], share)
+            way = train.c2w[first], train.c2w[second], share
+            c2w = interpolate_around(*way, self.focus) if self.inward else interpolate(*way)
         elif poses == "hemisphere":
-            c2w = self._on_hemisphere(train.origins, torch.rand(3, count, generator=generator, dtype=torch.float64))
+            if not self.inward:
+                raise UserError(
+                    f"{self.path or self.name}: poses=hemisphere needs cameras that surround their subject, and these"
+                    " do not; use poses=between"
+                )
+            u = torch.rand(3, count, generator=generator, dtype=torch.float64)
+            c2w = on_hemisphere(train.origins, self.focus, self.up.double(), u)
         else:
             raise UserError(
                 f"no way to draw poses named {poses!r}; choices: between, hemisphere, loaded, loaded+test, or Cameras"
@@ -488,42 +495,3 @@ class Scene:
         split = self.split
         own = self.cameras[[*split.train, *split.val, *(split.test if test else ())]]
         return own if self.unlabelled is None else cat_cameras([own, self.unlabelled])
-
-    def _between(
-        self, a: Float[Tensor, "n 3 4"], b: Float[Tensor, "n 3 4"], share: Float[Tensor, "n"]
-    ) -> Float[Tensor, "n 3 4"]:
-        """Poses on the way from a to b: straight, or around the focus, since between opposite cameras the straight way
-        leads through the subject. What is interpolated then is where in the camera's own axes the focus stands."""
-        between = interpolate(a, b, share)
-        if not self.inward:
-            return between
-        rotation = between[:, :, :3]
-        of_a, of_b = (c2w[:, :, :3].transpose(1, 2) @ (self.focus - c2w[:, :, 3])[:, :, None] for c2w in (a, b))
-        position = self.focus[:, None] - rotation @ torch.lerp(of_a, of_b, share[:, None, None])
-        return torch.cat([rotation, position], dim=2)
-
-    def _on_hemisphere(self, origins: Float[Tensor, "t 3"], u: Float[Tensor, "3 n"]) -> Float[Tensor, "n 3 4"]:
-        """Poses that look at the focus from the range of elevations (even in area) and distances of `origins`, all
-        around; u: uniforms."""
-        if not self.inward:
-            raise UserError(
-                f"{self.path or self.name}: poses=hemisphere needs cameras that surround their subject, and these do"
-                " not; use poses=between"
-            )
-        up, offset = self.up.double(), origins - self.focus
-        distance = offset.norm(dim=1)
-        sine = offset @ up / distance
-        radius = torch.lerp(distance.min(), distance.max(), u[0])
-        height = torch.lerp(sine.min(), sine.max(), u[1])
-        right = F.normalize(torch.linalg.cross(up, torch.eye(3, dtype=up.dtype)[up.abs().argmin()]), dim=0)
-        ahead = torch.linalg.cross(up, right)
-        azimuth = 2 * torch.pi * u[2, :, None]
-        level = azimuth.cos() * right + azimuth.sin() * ahead
-        direction = height[:, None] * up + (1 - height.square()).clamp_min(0).sqrt()[:, None] * level
-        return look_at(self.focus + radius[:, None] * direction, self.focus, up)
-
-
-def _turn(angles: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3 3"]:
-    """Rx(a) Ry(b) Rz(c) of angles (a, b, c) in radians."""
-    x, y, z = (rotation_from_vector(part) for part in torch.diag_embed(angles).unbind(dim=1))
-    return x @ y @ z
