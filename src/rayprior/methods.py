@@ -64,6 +64,11 @@ grid = Recipe(
     expects="no published number: it is ours; docs/methods/grid.md has the measured ones",
 )
 
+# What recipes for other captures than Blender's have in place of NeRF's: noise before the density's ReLU, and a rate
+# that falls to a tenth in half as many steps.
+_noisy = Mlp(depth=8, width=256, skip=4, octaves=10, view_octaves=4, density="relu", noise_std=1.0)
+_halved_decay = replace(nerf.optimiser, lr=Schedule(((0, 5e-4), (250_000, 5e-5)), shape="log"))
+
 # InfoNeRF (Kim, Seo, Han, CVPR 2022) on Blender with four views: vanilla NeRF, 1024 photographed rays and as many
 # unseen ones, whose alphas (not weights) have their entropy lowered, a mask at opacity .1, divided by all rays.
 # The paper also pulls each ray towards one from a camera turned by up to 5 degrees; the released lego configuration
@@ -103,7 +108,7 @@ infonerf_dtu = replace(
     infonerf,
     name="infonerf-dtu",
     about="InfoNeRF (Kim et al., CVPR 2022) for DTU with three views",
-    field=Mlp(depth=8, width=256, skip=4, octaves=10, view_octaves=4, density="relu", noise_std=1.0),
+    field=_noisy,
     terms={
         "photometric": Photometric(),
         "entropy": replace(infonerf.terms["entropy"], weight=2e-3, min_opacity=0.01),
@@ -112,8 +117,8 @@ infonerf_dtu = replace(
             weight=Schedule(((0, 2e-5), (4_999, 2e-5), (5_000, 1e-5))),
         ),
     },
-    photo=Photo(rays=1024, one_picture=True),
-    optimiser=replace(nerf.optimiser, lr=Schedule(((0, 5e-4), (250_000, 5e-5)), shape="log")),
+    photo=replace(nerf.photo, crop=1.0),
+    optimiser=_halved_decay,
     steps=10_000,
     background="black",
     expects=Expects(
@@ -129,13 +134,13 @@ dsnerf = replace(
     nerf,
     name="dsnerf",
     about="DS-NeRF (Deng et al., CVPR 2022): sparse points as a Gaussian of where rays end, as in the paper",
-    field=Mlp(depth=8, width=256, skip=4, octaves=10, view_octaves=4, density="relu", noise_std=1.0),
+    field=_noisy,
     terms={
         "photometric": Photometric(),
         "depth": Depth(weight=0.1, rays=2048, at="keypoints", judgement="gaussian", std=1.0, coarse=0.0, colour=0.0),
     },
     photo=Photo(rays=2048),
-    optimiser=replace(nerf.optimiser, lr=Schedule(((0, 5e-4), (250_000, 5e-5)), shape="log")),
+    optimiser=_halved_decay,
     steps=50_000,
     background="scene",
     expects="20.2 dB with 2 views of LLFF is on the paper's own split, whose view ids are not public",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from math import log10
 
 import numpy as np
 import pytest
 
+from outline import outline
 from rayprior.evaluation.chart import Series, line_chart, linear_axis, log_axis, short
 from rayprior.evaluation.evaluate import evaluate
 from rayprior.evaluation.export import film_bytes
@@ -17,40 +17,6 @@ from rayprior.evaluation.report import step_marks, write_report
 from rayprior.scenes.scene import Pictures
 
 HOSTILE = '<script>alert("x")</script> & <b>'
-VOID = {"meta", "img", "line", "polyline", "br"}
-
-
-class Outline(HTMLParser):
-    """Every tag closes; what is loaded, and all text, are collected."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.loaded: list[str] = []
-        self.tags: set[str] = set()
-        self.text = ""
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        self.loaded += [value for key, value in attrs if key in ("src", "href", "data", "poster")]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
-
-
-def outline(path) -> Outline:
-    page = Outline()
-    page.feed(path.read_text(encoding="utf-8"))
-    assert page.open == []
-    return page
 
 
 def log(rows: int = 50) -> list[dict]:

@@ -299,3 +299,9 @@ def test_few_pairs_show_nothing_however_alike_they_are(seeds: int, word: str):
     assert (judged.word, judged.gain.above) == (word, True)
     assert not verdict(CLAIM, grid_of(-1.0, scenes="a", seeds=4)).worse
     assert verdict(CLAIM, grid_of(-1.0, scenes="a", seeds=5)).worse
+
+
+def test_an_arm_that_did_not_run_is_said_once():
+    pairs = paired([row("a", seed=seed, psnr=20.0) for seed in range(5)], "b", "a", "psnr")
+    assert pairs.unpaired == ("b: no run",)
+    assert not pairs.values

@@ -6,13 +6,13 @@ import csv
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from outline import outline
 from rayprior.errors import UserError
 from rayprior.evaluation.chart import Bar, Series, interval_chart, line_chart
 from rayprior.evaluation.evaluate import ScoredView
@@ -26,40 +26,6 @@ from rayprior.study.statistics import Interval
 from rayprior.study.tables import as_csv, as_markdown, as_text, history_csv, number, summarise, with_interval
 
 HOSTILE = '<script>alert("x")</script> & <b> | |'
-VOID = {"meta", "img", "line", "polyline", "polygon", "circle", "br"}
-
-
-class Outline(HTMLParser):
-    """Every tag closes; what is loaded, and all text, are collected."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.loaded: list[str] = []
-        self.tags: set[str] = set()
-        self.text = ""
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        self.loaded += [value for key, value in attrs if key in ("src", "href", "data", "poster")]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
-
-
-def outline(path: Path) -> Outline:
-    page = Outline()
-    page.feed(path.read_text(encoding="utf-8"))
-    assert page.open == []
-    return page
 
 
 STUDY = Study(

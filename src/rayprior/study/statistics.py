@@ -135,6 +135,9 @@ def paired(
     direction(metric)
     wanted = [r for r in rows if (not scenes or r.scene in scenes) and degradation in (None, r.degradation)]
     ours, theirs = cells(wanted, arm), cells(wanted, control)
+    absent = [name for name, there in ((arm, ours), (control, theirs)) if not there]
+    if absent:
+        return Pairs({}, {}, tuple(f"{name}: no run" for name in absent))
     differences: dict[str, dict[int, list[tuple[float, float]]]] = {}
     unpaired, lacking = [], []
     for cell in dict.fromkeys([*theirs, *ours]):
