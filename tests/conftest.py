@@ -59,12 +59,12 @@ def quick_house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Checkpoints are few and need not outlive a power cut.
     """
     monkeypatch.setattr("rayprior.scenes.open.synthetic_scene", tiny_scene)
-    for name in ("training.fit", "verbs"):
+    for name in ("training.fit", "verbs.measure", "verbs.depth", "verbs.study"):
         monkeypatch.setattr(f"rayprior.{name}.cores", lambda: 1)
     monkeypatch.setattr("rayprior.training.loop.SAVE_SHARE", 0.5)
     monkeypatch.setattr("os.fsync", lambda file: None)
-    monkeypatch.setattr("rayprior.verbs.FILM_SECONDS", 0.0)
-    monkeypatch.setattr("rayprior.verbs.DEMO_SECONDS", 0.1)
+    monkeypatch.setattr("rayprior.verbs.measure.FILM_SECONDS", 0.0)
+    monkeypatch.setattr("rayprior.verbs.train.DEMO_SECONDS", 0.1)
     monkeypatch.chdir(tmp_path)
     write_capture(tmp_path / "my-capture", tiny_scene("shapes"))
     return tmp_path

@@ -291,7 +291,7 @@ def test_a_fault_is_ours(rayprior: Cli, monkeypatch: pytest.MonkeyPatch):
     def broken() -> None:
         raise RuntimeError("the table fell down")
 
-    monkeypatch.setattr("rayprior.verbs.show_methods", broken)
+    monkeypatch.setattr("rayprior.verbs.lists.show_methods", broken)
     status, _, err = rayprior("methods")
     assert status == 1
     assert "the table fell down" in err

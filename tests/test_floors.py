@@ -38,11 +38,14 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Where a heavy dependency may be imported: rooms or modules.
 ROOMS = {
     "numba": ("kernels",),
-    "PIL": ("scenes", "evaluation"),
+    "PIL": ("scenes", "capture", "evaluation", "viewer"),
     "rich": ("verbs", "cli"),
     "tyro": ("cli",),
     "safetensors": ("training.run",),
-    "av": ("evaluation.export",),
+    "av": ("evaluation.export", "capture.frames"),
+    "skimage": ("evaluation.mesh",),
+    "trimesh": ("evaluation.mesh",),
+    "onnxruntime": ("capture",),
     "tensorboard": ("training.events",),
     "torch.utils.tensorboard": ("training.events",),
     "viser": ("viewer",),

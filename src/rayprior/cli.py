@@ -49,7 +49,7 @@ def demo(out: Folder = None) -> None:
     Args:
         out: the run's folder
     """
-    from rayprior.verbs import demo as run_demo
+    from rayprior.verbs.train import demo as run_demo
 
     run_demo(out)
 
@@ -91,7 +91,7 @@ def inspect(
 @app.command
 def methods() -> None:
     """List the recipes."""
-    from rayprior.verbs import show_methods
+    from rayprior.verbs.lists import show_methods
 
     show_methods()
 
@@ -99,7 +99,7 @@ def methods() -> None:
 @app.command
 def priors() -> None:
     """List the built-in priors and their options."""
-    from rayprior.verbs import show_priors
+    from rayprior.verbs.lists import show_priors
 
     show_priors()
 
@@ -190,8 +190,8 @@ def train(
         resume: the folder of a run to go on with; RECIPE and SCENE are then optional and must agree
         tensorboard: also write event files (extra: log)
     """
-    from rayprior import verbs
     from rayprior.training.budget import Budget
+    from rayprior.verbs import train as verb
 
     budget = None if steps is None and seconds is None else Budget(steps, seconds)
     chooses = {"field": field, "size": size, "quality": quality, "prior": prior, "set": set}
@@ -203,7 +203,7 @@ def train(
         kept = {"out": out, "seed": seed, "threads": threads, "device": device, **opens}
         _refuse_beside_resume(resume, kept if recipe is not None else kept | chooses)
         wanted = None if recipe is None else _chosen_recipe(recipe, field, size, quality, prior, set)
-        verbs.resume(resume, budget, wanted, scene, snapshots=snapshots, tensorboard=tensorboard)
+        verb.resume(resume, budget, wanted, scene, snapshots=snapshots, tensorboard=tensorboard)
         return
     if recipe is None or scene is None:
         missing = "a recipe and a scene" if recipe is None else "a scene"
@@ -212,7 +212,7 @@ def train(
     from rayprior.scenes.open import load_scene
 
     given: dict[str, Any] = {name.replace("-", "_"): value for name, value in opens.items() if value is not None}
-    verbs.train(
+    verb.train(
         chosen, load_scene(scene, **given), budget, out=out, seed=seed or 0, threads=threads, device=device or "auto",
         snapshots=snapshots, tensorboard=tensorboard,
     )  # fmt: skip
@@ -245,9 +245,9 @@ def evaluate(
         threads: of the kernels and of torch
         device: auto, cpu, cuda or cuda:N
     """
-    from rayprior import verbs
+    from rayprior.verbs.measure import evaluate_run
 
-    verbs.evaluate_run(run, lpips, threads, device, depth)
+    evaluate_run(run, lpips, threads, device, depth)
 
 
 @app.command
@@ -276,9 +276,9 @@ def render(
         threads: of the kernels and of torch
         device: auto, cpu, cuda or cuda:N
     """
-    from rayprior import verbs
+    from rayprior.verbs.render import render_run
 
-    verbs.render_run(run, path, show, format, frames, size, out, snapshots=snapshots, threads=threads, device=device)
+    render_run(run, path, show, format, frames, size, out, snapshots=snapshots, threads=threads, device=device)
 
 
 @app.command
@@ -303,10 +303,10 @@ def depth(
         threads: of the kernels and of torch
         device: auto, cpu, cuda or cuda:N
     """
-    from rayprior import verbs
+    from rayprior.verbs.depth import make_depth
 
     assert action == "make"
-    verbs.make_depth(scene, run, split, views, out, force=force, threads=threads, device=device)
+    make_depth(scene, run, split, views, out, force=force, threads=threads, device=device)
 
 
 @app.command
@@ -334,13 +334,13 @@ def study(
         seconds: budget of every run in seconds
         dry_run: only say what it would take
     """
-    from rayprior import verbs
     from rayprior.study.jobs import Selection
     from rayprior.training.budget import Budget
+    from rayprior.verbs.study import study as run_study
 
     arms = tuple(filter(None, map(str.strip, (only or "").split(","))))
     budget = None if steps is None and seconds is None else Budget(steps, seconds)
-    verbs.study(
+    run_study(
         file, selection=Selection(all, arms), out=out, data=data, workers=workers, budget=budget, dry_run=dry_run
     )
 
@@ -359,9 +359,9 @@ def compare(
         lpips: network for runs not measured yet; auto leaves it out where its weights are not on this machine
         threads: of the kernels and of torch
     """
-    from rayprior import verbs
+    from rayprior.verbs.study import compare_runs
 
-    verbs.compare_runs(runs, out, lpips, threads)
+    compare_runs(runs, out, lpips, threads)
 
 
 def _chosen_recipe(

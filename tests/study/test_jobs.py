@@ -370,7 +370,7 @@ def test_two_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     """A whole study in its own processes; a second time nothing is left to do."""
     monkeypatch.setattr("rayprior.study.report.write_comparison", lambda folder, rows: (None, ""))  # a film takes long
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rayprior.verbs.cores", lambda: 2)
+    monkeypatch.setattr("rayprior.verbs.study.cores", lambda: 2)
     study = study_of(tmp_path, TEXT.replace('"synthetic:shapes"', '"synthetic:shapes"\ndownscale = 4'))
     words = ("study", "tiny.toml", "--out", "s", "--workers", "2")
     assert rayprior(*words) == 0
@@ -400,7 +400,7 @@ def test_a_sweep_then_the_arms_and_a_failing_one(
             append_row(folder, row)
             on_row(row)
 
-    monkeypatch.setattr("rayprior.verbs.run_jobs", here)
+    monkeypatch.setattr("rayprior.verbs.study.run_jobs", here)
     monkeypatch.setattr("rayprior.study.report.write_comparison", lambda folder, rows: (None, ""))
     broken = '[arms.broken]\nrecipe = "grid"\nset = ["space.kind=ndc"]\ndecisive = true\n'
     study_of(tiny, TEXT.replace("seeds = 2", "seeds = 1") + broken + SWEEP)

@@ -1,0 +1,183 @@
+"""`study` and `compare`: the bill, the runs, the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+from rich.live import Live
+from rich.table import Table
+
+from rayprior.errors import UserError
+from rayprior.evaluation.evaluate import LpipsChoice
+from rayprior.kernels.threads import set_threads
+from rayprior.study.compare import compare
+from rayprior.study.jobs import (
+    Job,
+    Selection,
+    check_scenes,
+    choice,
+    jobs,
+    needs_sweep,
+    open_folder,
+    rows_of,
+    run_jobs,
+    selected_scenes,
+    slug,
+    study_bill,
+    sweep_jobs,
+)
+from rayprior.study.rows import Row, read_rows
+from rayprior.study.spec import NO_DEGRADATION, Study, absent_scenes, read_study
+from rayprior.study.statistics import value
+from rayprior.training.budget import Budget
+from rayprior.training.fit import cores
+from rayprior.training.run import default_path
+from rayprior.verbs.terminal import console, counted, duration, number
+
+
+def study(
+    file: Path,
+    *,
+    selection: Selection,
+    out: Path | None,
+    data: Path | None,
+    workers: int | None,
+    budget: Budget | None,
+    dry_run: bool,
+) -> None:
+    """The bill, the runs that are not there yet, the report, its path last. Exits with 1 where a run failed."""
+    plan = read_study(file, data)
+    if budget is not None:
+        plan = replace(plan, steps=budget.steps, seconds=budget.seconds)
+    selection = replace(selection, absent=_left_out(plan, selection, data))
+    folder, side = out or Path("runs") / f"study-{slug(plan.name)}", _workers(workers, plan.threads)
+    swept = sweep_jobs(plan, selection)
+    decided = len(rows_of(folder, swept)) == len(swept)
+    if decided:
+        plan = _with_choice(plan, swept, folder)
+    first = swept if not decided and needs_sweep(plan, selection) else ()
+    wanted = jobs(plan, selection)
+    there = rows_of(folder, (*first, *wanted))
+    todo = _not_in(there, (*first, *wanted))
+    check_scenes(todo)
+    console.print(f"study {plan.name}: {plan.about}".rstrip(": "), style="bold")
+    console.print(str(study_bill(todo, there, side)))
+    if dry_run:
+        return
+    open_folder(folder, file, plan)
+    if first:
+        _run_study(_not_in(there, first), there, folder, side, plan.metrics[0])
+        plan = _with_choice(plan, swept, folder)
+        wanted = jobs(plan, selection)
+        there = rows_of(folder, wanted)
+    _run_study(_not_in(there, wanted), there, folder, side, plan.metrics[0])
+    _report_study(folder, plan, (*swept, *jobs(plan, replace(selection, all=True, only=()))))
+
+
+def _report_study(folder: Path, plan: Study, belongs: Sequence[Job]) -> None:
+    """Report what there is of these jobs; exit with 1 where one of them failed."""
+    from rayprior.study.report import write_study
+
+    keys = {job.key for job in belongs}
+    rows = [row for row in read_rows(folder) if row.key in keys]
+    report = write_study(folder, plan, rows, say=console.print)
+    failed = [row for row in rows if not row.done]
+    if failed:
+        console.print(f"{len(failed)} of {len(rows)} runs failed; the same command tries them again")
+    print(report)
+    if failed:
+        raise SystemExit(1)
+
+
+def _with_choice(plan: Study, swept: Sequence[Job], folder: Path) -> Study:
+    """The study with its sweep decided, which is said; without a sweep, as it is."""
+    if not swept or plan.sweep is None:
+        return plan
+    settings = choice(plan, swept, read_rows(folder))
+    console.print(f"chosen for '{plan.sweep.arm}' by {plan.metrics[0]} on validation views: {', '.join(settings)}")
+    return plan.with_choice(settings)
+
+
+def _not_in(there: Sequence[Row], wanted: Sequence[Job]) -> list[Job]:
+    keys = {row.key for row in there}
+    return [job for job in wanted if job.key not in keys]
+
+
+def _left_out(plan: Study, selection: Selection, data: Path | None) -> tuple[str, ...]:
+    """Scenes that are not here. With --data that is an error; else they are left out, and this is said."""
+    absent = absent_scenes(plan)
+    wanted = {*selected_scenes(plan, selection), *(plan.sweep.scenes if plan.sweep else ())}
+    missed = [name for name in absent if name in wanted]
+    if missed and data is not None:
+        source = plan.scenes[missed[0]].source
+        raise UserError(f"{source}: no such folder or file (scene '{missed[0]}'); expected it in --data {data}")
+    if missed:
+        places = ", ".join(f"{name} ({plan.scenes[name].source})" for name in missed)
+        console.print(f"left out, since they are not here: {places}; name the folder that has them with --data DIR")
+    return absent
+
+
+def _workers(asked: int | None, threads: int) -> int:
+    if asked is not None and asked < 1:
+        raise UserError(f"--workers {asked}: expected at least 1")
+    return max(1, min(cores() // threads, asked or cores()))
+
+
+def _run_study(todo: Sequence[Job], there: Sequence[Row], folder: Path, workers: int, metric: str) -> None:
+    """Run with a table that fills; where the output is no terminal, a line a run."""
+    rows, new = list(there), []
+    total = len(there) + len(todo)
+
+    def shown_now() -> Table:
+        table = Table(title=f"{len(rows)} of {total} runs, {_left(new, len(todo), workers)} left; {metric}")
+        arms, scenes = (list(dict.fromkeys(getattr(job, part) for job in todo)) for part in ("arm", "scene"))
+        table.add_column("arm")
+        for scene in scenes:
+            table.add_column(scene, justify="right")
+        for arm in arms:
+            table.add_row(arm, *(_cell(rows, todo, arm, scene, metric) for scene in scenes))
+        return table
+
+    with Live(console=console, refresh_per_second=1) if console.is_terminal else nullcontext() as live:
+
+        def on_row(row: Row) -> None:
+            rows.append(row)
+            new.append(row)
+            if live is not None:
+                live.update(shown_now())
+                return
+            place = row.scene if row.degradation == NO_DEGRADATION else f"{row.scene} {row.degradation}"
+            said = f"{metric} {number(value(row, metric))}" if row.done else f"failed: {row.error}"
+            left = _left(new, len(todo), workers)
+            console.print(f"{len(rows)}/{total}  {place}, {row.arm}, seed {row.seed}: {said} ({left} left)")
+
+        if live is not None:
+            live.update(shown_now())
+        run_jobs(todo, folder, workers, on_row)
+
+
+def _left(new: Sequence[Row], count: int, workers: int) -> str:
+    """What the runs to come will take, by those that this process has seen."""
+    return duration(sum(row.wall for row in new) / len(new) * (count - len(new)) / workers) if new else "?"
+
+
+def _cell(rows: Sequence[Row], todo: Sequence[Job], arm: str, scene: str, metric: str) -> str:
+    """'3/5  21.34': runs that have ended, and the mean of the headline metric so far."""
+    ended = [row for row in rows if (row.arm, row.scene) == (arm, scene)]
+    waiting = {job.key for job in todo if (job.arm, job.scene) == (arm, scene)} - {row.key for row in ended}
+    values = [known for row in ended if (known := value(row, metric)) is not None]
+    failed = sum(not row.done for row in ended)
+    mean = number(sum(values) / len(values)) if values else ""
+    return f"{len(ended)}/{len(ended) + len(waiting)}  {f'{failed} failed  ' if failed else ''}{mean}"
+
+
+def compare_runs(paths: Sequence[Path], out: Path | None, lpips: LpipsChoice, threads: int | None) -> None:
+    """Compare finished runs with a bar; print the table, and the report's path last."""
+    set_threads(threads or cores())
+    folder = out or default_path("compare", Path(paths[0]).name if paths else "")
+    with counted("measuring", "runs") as bar:
+        report = compare(paths, folder, lpips=lpips, say=console.print, on_progress=bar)
+    print(report)
