@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from rayprior.errors import UserError
+from rayprior.fields.codes import Code, Codes
 from rayprior.fields.field import Field
 from rayprior.fields.grid import Grid
 from rayprior.fields.mlp import Mlp, MlpField
@@ -144,15 +145,15 @@ class Forced(Field):
 
     def __init__(self, field: Field, density: float) -> None:
         super().__init__()
-        self.inner, self.value, self.deferred = field, density, field.deferred
+        self.inner, self.value, self.deferred, self.features = field, density, field.deferred, field.features
 
     def density(self, x: Tensor, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
         density, feature = self.inner.density(x, generator)
         behind = x[..., 2] > 3 if self.value else torch.ones_like(density, dtype=torch.bool)
         return (density - density.detach()) + torch.where(behind, self.value, 0.0), feature
 
-    def colour(self, feature: Tensor, directions: Tensor) -> Tensor:
-        return self.inner.colour(feature, directions)
+    def colour(self, feature: Tensor, directions: Tensor, appearance: Tensor | None = None) -> Tensor:
+        return self.inner.colour(feature, directions, appearance)
 
     def tables(self) -> list[nn.Parameter]:
         return self.inner.tables()
@@ -343,7 +344,10 @@ def test_terms_are_finite_scalars(name, recipe, density):
     """And pure: asked twice they answer the same."""
     term = TERMS[name]()
     torch.manual_seed(0)
-    model = Model.build(recipe.field, recipe.sampler, recipe.space, recipe.compositing)
+    codes = Codes(affine=True, transient=4, layers=1, hidden=8, photographs=len(SCENE.names))
+    model = Model.build(recipe.field, recipe.sampler, recipe.space, recipe.compositing, codes)
+    assert model.codes is not None
+    model.codes.learns_from(SCENE.split.train)
     if density is not None:
         force(model, density)
     model.refresh(0, seeded())
@@ -358,13 +362,17 @@ def test_terms_are_finite_scalars(name, recipe, density):
 
 
 class FreeHistogram(nn.Module):
-    """Rays of mass one whose bins and colours are parameters: what a term alone makes of them is its optimum."""
+    """Rays of mass one whose bins and colours, and all that photographs have of their own, are parameters: what a term
+    alone makes of them is its optimum."""
 
     def __init__(self, rays: int = 6, bins: int = 12) -> None:
         super().__init__()
         g = seeded(0)
         self.raw = nn.Parameter(torch.randn(rays, bins, generator=g))
         self.colours = nn.Parameter(torch.randn(rays, bins, 3, generator=g))
+        self.std = nn.Parameter(torch.ones(rays))
+        self.second = nn.Parameter(torch.zeros(rays, bins))
+        self.code = nn.Parameter(torch.ones(rays, 3))
         self.t = torch.linspace(2, 6, bins + 1).expand(rays, -1)
 
     def render(self) -> Rendering:
@@ -374,7 +382,11 @@ class FreeHistogram(nn.Module):
         alpha = (w / (1 - ahead).clamp_min(1e-6)).clamp(max=1 - 1e-6)
         density = -torch.log1p(-alpha) / stepfun.widths(self.t)
         rgb = (w[..., None] * self.colours.sigmoid()).sum(dim=1)
-        return Rendering(rgb, RayDistribution(self.t, w), density)
+        nothing = self.code.new_zeros(len(w), 0)
+        code = Code(self.code, nothing, nothing, torch.ones(len(w), dtype=torch.bool))
+        second = density * self.second.sigmoid()
+        std = 0.03 + nn.functional.softplus(self.std)
+        return Rendering(rgb, RayDistribution(self.t, w), density, code=code, transient=second, std=std)
 
 
 def the_target(seen: Rendering, known: dict[str, Tensor]) -> None:
@@ -403,6 +415,21 @@ def nothing_before(seen: Rendering, known: dict[str, Tensor]) -> None:
     assert ahead.max() < 0.02
 
 
+def sure_of_the_target(seen: Rendering, known: dict[str, Tensor]) -> None:
+    assert seen.std is not None
+    torch.testing.assert_close(seen.rgb, known["rgb"], rtol=0, atol=0.03)
+    assert seen.std.max() < 0.1
+
+
+def nothing_of_one_photograph_alone(seen: Rendering, known: dict[str, Tensor]) -> None:
+    assert seen.transient_opacity.max() < 0.02
+
+
+def no_code(seen: Rendering, known: dict[str, Tensor]) -> None:
+    assert seen.code is not None
+    assert seen.code.appearance.abs().max() < 0.01
+
+
 OPTIMA = {  # what each term pulls a free histogram to, alone
     "photometric": the_target,
     "distortion": a_single_bin,
@@ -412,6 +439,9 @@ OPTIMA = {  # what each term pulls a free histogram to, alone
     "depth": where_it_was_measured,
     "free_space": nothing_before,
     "surface": where_it_was_measured,
+    "heteroscedastic": sure_of_the_target,
+    "transient": nothing_of_one_photograph_alone,
+    "code_size": no_code,
 }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from rayprior.fields.codes import Codes
 from rayprior.fields.grid import Grid
 from rayprior.rendering.density_grid import DensityGrid
 from rayprior.rendering.samplers import Guide
@@ -20,7 +21,12 @@ from rayprior.training.recipe_json import FORMAT, read_recipe
 from rayprior.training.run import Run
 
 FIRST = Path(__file__).parent / "format-1"  # 20 steps, before samplers had a guide and fields had `visible`
-SEEN = torch.tensor([[0.49644, 0.60792, 0.52299], [0.62857, 0.62280, 0.56288]])  # by two rays, when it was written
+SECOND = FIRST.with_name("format-2")  # 20 steps, before recipes had codes
+SEEN = {  # by two rays, when it was written
+    FIRST: [[0.49644, 0.60792, 0.52299], [0.62857, 0.62280, 0.56288]],
+    SECOND: [[0.414690, 0.537367, 0.419157], [0.528804, 0.527799, 0.479917]],
+}
+older = pytest.mark.parametrize("kept", SEEN, ids=lambda folder: folder.name)
 
 
 def two_rays() -> Rays:
@@ -54,12 +60,22 @@ def test_the_guide_that_nothing_read_still_says_nothing(first: Path):
     assert read_recipe(file) == read_recipe(FIRST / "recipe.json")
 
 
-def test_it_renders_as_it_did(first: Path):
-    torch.testing.assert_close(Run.open(first).model.render(two_rays()).rgb.detach(), SEEN, rtol=0, atol=2e-5)
+@older
+def test_it_renders_as_it_did(kept: Path):
+    seen = Run.open(kept).model.render(two_rays()).rgb.detach()
+    torch.testing.assert_close(seen, torch.tensor(SEEN[kept]), rtol=0, atol=2e-5)
 
 
-def test_it_goes_on(first: Path):
+def test_photographs_had_nothing_of_their_own():
+    recipe = Run.open(SECOND).recipe
+    assert recipe.codes == Codes()
+    assert recipe.compositing.media == "split"
+
+
+@older
+def test_it_goes_on(kept: Path, tmp_path: Path):
     """With checkpoints that belong to it as much as the older ones."""
+    first = Path(shutil.copytree(kept, tmp_path / "run"))
     run = Run.open(first).extend(Budget(steps=22))
     scene = synthetic_scene("shapes", size=24, views=8, test_views=2, supersample=1)
     go_on(run, scene)

@@ -15,10 +15,12 @@ from torch import Tensor
 
 from rayprior.errors import UserError
 from rayprior.evaluation import metrics
+from rayprior.evaluation.appearance import PROTOCOL, fit_code, right_half
 from rayprior.evaluation.lpips import VERSION, Lpips, load_lpips
 from rayprior.evaluation.pictures import Picture, Renders, on_background, render_picture
 from rayprior.files import write_text
 from rayprior.maths.psnr import psnr
+from rayprior.rendering.model import Model
 from rayprior.scenes.scene import Pictures, Scene
 
 LpipsChoice = Literal["auto", "alex", "vgg", "none"]
@@ -70,10 +72,11 @@ def evaluate(
     lpips: LpipsChoice | Lpips = "auto",
     weights: str | Path | None = None,
     overridden: Mapping[str, Any] | None = None,
+    halves: bool | None = None,
     keep: int = KEPT_PICTURES,
     on_progress: Callable[[int, int, ScoredView], None] | None = None,
 ) -> Evaluation:
-    """Render and score whole views of the scene.
+    """Render and score views of the scene.
 
     Args:
         views: positions in the scene's list of frames.
@@ -83,6 +86,8 @@ def evaluate(
             explicit requests; 'none' leaves it out.
         weights: folder of LPIPS weights (default RAYPRIOR_WEIGHTS).
         overridden: what the user set by hand (near, far, ...): it stands in the protocol; default the scene's `opened`.
+        halves: score right halves alone, after the codes of photographs, if the model has some, were fitted to the
+            left ones; default where the model has such codes. See `evaluation.appearance`.
         keep: for how many views pictures are kept.
         on_progress: called with (views done, views in all, the view just scored).
 
@@ -100,8 +105,15 @@ def evaluate(
     masks = scene.masks if masks is None else masks
     keeping = {views[i * len(views) // keep] for i in range(keep)} if len(views) > keep else set(views)
     rows, counts, kept = [], [], []
+    coded = isinstance(model, Model) and model.codes is not None and model.codes.config.colours
+    halves = coded if halves is None else halves
     for done, index in enumerate(views, start=1):
-        view, pixels = _score_view(model, shown, index, masks, judge)
+        if halves and isinstance(model, Model):
+            fit_code(model, shown, index)
+        mask = None if masks is None else masks[index][:, :, 0].bool()
+        if halves:
+            mask = right_half(scene, index) if mask is None else mask & right_half(scene, index)
+        view, pixels = _score_view(model, shown, index, mask, judge)
         rows.append(view.numbers)
         counts.append(pixels)
         if index in keeping and keep:
@@ -110,7 +122,9 @@ def evaluate(
             on_progress(done, len(views), view)
     names = [scene.names[index] for index in views]
     return Evaluation(
-        protocol=_protocol(scene, shown, views, masks, judge, why, scene.opened if overridden is None else overridden),
+        protocol=_protocol(
+            scene, shown, views, masks, halves, judge, why, scene.opened if overridden is None else overridden
+        ),
         mean=_mean(rows, counts),
         views=[{"name": name, **row} for name, row in zip(names, rows)],
         kept=tuple(kept),
@@ -119,13 +133,12 @@ def evaluate(
 
 
 def _score_view(
-    model: Renders, scene: Scene, index: int, masks: Pictures | None, judge: Lpips | None
+    model: Renders, scene: Scene, index: int, mask: Bool[Tensor, "h w"] | None, judge: Lpips | None
 ) -> tuple[ScoredView, int]:
     """One view and the number of its scored pixels; `scene` already stands on the background of the protocol."""
     width, height = scene.pictures.size[index].tolist()
     truth = scene.picture(index)
     surface = None if scene.depth is None else scene.depth[index][:, :, 0]
-    mask = None if masks is None else masks[index][:, :, 0].bool()
     flat = None if surface is None else surface.reshape(-1)
     picture = render_picture(model, scene.view_rays(index), (width, height), flat)
     error = metrics.mse(picture.rgb, truth, mask)
@@ -177,6 +190,7 @@ def _protocol(
     shown: Scene,
     views: list[int],
     masks: Pictures | None,
+    halves: bool,
     judge: Lpips | None,
     why: str,
     overridden: Mapping[str, Any],
@@ -205,6 +219,7 @@ def _protocol(
         "resolution": [f"{width}x{height}" for width, height in sizes],
         "background": behind,
         "masks": "none" if masks is None else f"masked-out pixels are not scored; SSIM and LPIPS see them as {colour}",
+        "appearance": PROTOCOL if halves else "whole views; no code is fitted to them",
         "psnr": "mean over views of -10 log10 MSE; MSE over scored pixels and channels in [0, 1], rendering clipped",
         "psnr_pooled": "-10 log10 of the MSE over all scored pixels of all views",
         "ssim": "Gaussian window 11, sigma 1.5, K1 .01, K2 .03, range 1, per channel then mean, valid region only",

@@ -10,9 +10,13 @@ from torch import Generator, Tensor, nn
 
 
 class Field(nn.Module, ABC):
-    """deferred: colour is a function of the ray's composited feature, evaluated once a ray; else of each sample's."""
+    """deferred: colour is a function of the ray's composited feature, evaluated once a ray; else of each sample's.
+
+    features: the length of a feature.
+    """
 
     deferred: bool = False
+    features: int
     config: Any  # the values it was built from; while training, with schedules resolved
 
     @abstractmethod
@@ -25,8 +29,14 @@ class Field(nn.Module, ABC):
         """
 
     @abstractmethod
-    def colour(self, feature: Float[Tensor, "*b f"], directions: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3"]:
-        """Colour in [0, 1] of a feature seen along unit `directions`."""
+    def colour(
+        self,
+        feature: Float[Tensor, "*b f"],
+        directions: Float[Tensor, "*b 3"],
+        appearance: Float[Tensor, "*b a"] | None = None,
+    ) -> Float[Tensor, "*b 3"]:
+        """Colour in [0, 1] of a feature seen along unit `directions`, in the light of an appearance code where the
+        field was built for one."""
 
     @abstractmethod
     def tables(self) -> list[nn.Parameter]:

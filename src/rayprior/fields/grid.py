@@ -45,14 +45,15 @@ class Grid:
     degree: int = 2
     visible: float | Schedule = 1.0
 
-    def build(self, space: Space) -> GridField:
-        return GridField(self, space)
+    def build(self, space: Space, appearance: int = 0) -> GridField:
+        """appearance: length of the code that colour reads (`fields.codes`); not with head=sh, which has no network."""
+        return GridField(self, space, appearance)
 
 
 class GridField(Field):
     """Density exp(x - 1) from the first output of the linear layer; the others are the feature that colour reads."""
 
-    def __init__(self, config: Grid, space: Space) -> None:
+    def __init__(self, config: Grid, space: Space, appearance: int = 0) -> None:
         super().__init__()
         if space.kind not in ("box", "contraction"):
             raise ValueError(f"a grid lives in a box or in contracted space, not in '{space.kind}'")
@@ -65,10 +66,11 @@ class GridField(Field):
         self.table = nn.Parameter(torch.empty(config.levels, 2**config.log2_entries, FEATURES).uniform_(-0.1, 0.1))
         basis = (config.degree + 1) ** 2
         width = 3 * basis if config.head == "sh" else 15
+        self.features = width
         self.linear = nn.Linear(config.levels * FEATURES, 1 + width)
         if config.head != "sh":
             self.colour_net = nn.Sequential(
-                nn.Linear(width + basis, config.hidden), nn.ReLU(), nn.Linear(config.hidden, 3)
+                nn.Linear(width + basis + appearance, config.hidden), nn.ReLU(), nn.Linear(config.hidden, 3)
             )
 
     def density(
@@ -81,11 +83,17 @@ class GridField(Field):
         density, feature = unpack(self.linear(encoded))
         return density.view(x.shape[:-1]), feature.view(*x.shape[:-1], -1)
 
-    def colour(self, feature: Float[Tensor, "*b f"], directions: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3"]:
+    def colour(
+        self,
+        feature: Float[Tensor, "*b f"],
+        directions: Float[Tensor, "*b 3"],
+        appearance: Float[Tensor, "*b a"] | None = None,
+    ) -> Float[Tensor, "*b 3"]:
         basis = spherical_harmonics(directions, self.config.degree)
         if self.config.head == "sh":
             return torch.sigmoid((feature.view(*feature.shape[:-1], 3, -1) * basis[..., None, :]).sum(dim=-1))
-        return torch.sigmoid(self.colour_net(torch.cat([feature, basis], dim=-1)))
+        light = [] if appearance is None else [appearance]
+        return torch.sigmoid(self.colour_net(torch.cat([feature, basis, *light], dim=-1)))
 
     def tables(self) -> list[nn.Parameter]:
         return [self.table]

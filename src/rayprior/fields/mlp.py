@@ -36,8 +36,9 @@ class Mlp:
     noise_std: float | Schedule = 0.0
     visible: float | Schedule = 1.0
 
-    def build(self, space: Space) -> MlpField:
-        return MlpField(self, space)
+    def build(self, space: Space, appearance: int = 0) -> MlpField:
+        """appearance: length of the code that colour reads (`fields.codes`)."""
+        return MlpField(self, space, appearance)
 
 
 class MlpField(Field):
@@ -47,20 +48,21 @@ class MlpField(Field):
     `noise_std` and `visible` are read after construction.
     """
 
-    def __init__(self, config: Mlp, space: Space) -> None:
+    def __init__(self, config: Mlp, space: Space, appearance: int = 0) -> None:
         super().__init__()
         self.config = config
         self.space = space
+        self.features = config.width
         encoded, width = 3 + 6 * config.octaves, config.width
         inputs = [encoded] + [width + encoded if i == config.skip + 1 else width for i in range(1, config.depth)]
         self.trunk = nn.ModuleList(nn.Linear(size, width) for size in inputs)
         self.density_head = nn.Linear(width, 1)
         if config.view_directions:
             self.feature = nn.Linear(width, width)
-            self.view = nn.Linear(width + 3 + 6 * config.view_octaves, width // 2)
+            self.view = nn.Linear(width + 3 + 6 * config.view_octaves + appearance, width // 2)
             self.rgb = nn.Linear(width // 2, 3)
         else:
-            self.rgb = nn.Linear(width, 3)
+            self.rgb = nn.Linear(width + appearance, 3)
 
     def density(
         self, x: Float[Tensor, "*b 3"], generator: Generator | None = None
@@ -80,11 +82,18 @@ class MlpField(Field):
             raw = raw + std * noise.to(raw.device)
         return (F.relu(raw) if self.config.density == "relu" else F.softplus(raw - 1)), h
 
-    def colour(self, feature: Float[Tensor, "*b f"], directions: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3"]:
+    def colour(
+        self,
+        feature: Float[Tensor, "*b f"],
+        directions: Float[Tensor, "*b 3"],
+        appearance: Float[Tensor, "*b a"] | None = None,
+    ) -> Float[Tensor, "*b 3"]:
+        light = [] if appearance is None else [appearance]
         if not self.config.view_directions:
-            return torch.sigmoid(self.rgb(feature))
+            return torch.sigmoid(self.rgb(torch.cat([feature, *light], dim=-1)))
         encoded = frequency(directions, self.config.view_octaves, number(self.config.visible))
-        return torch.sigmoid(self.rgb(F.relu(self.view(torch.cat([self.feature(feature), encoded], dim=-1)))))
+        seen = torch.cat([self.feature(feature), encoded, *light], dim=-1)
+        return torch.sigmoid(self.rgb(F.relu(self.view(seen))))
 
     def tables(self) -> list[nn.Parameter]:
         return []

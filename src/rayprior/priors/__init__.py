@@ -1,5 +1,6 @@
 """Terms: every judgement of a rendering, one idea a file. `TERMS` names those that ship with rayprior."""
 
+from rayprior.priors.code_size import CodeSize
 from rayprior.priors.depth import Depth
 from rayprior.priors.distortion import Distortion
 from rayprior.priors.entropy import Entropy
@@ -9,6 +10,7 @@ from rayprior.priors.occlusion import Occlusion
 from rayprior.priors.photometric import Photometric
 from rayprior.priors.surface import Surface
 from rayprior.priors.term import Likelihood, Prior, Term
+from rayprior.priors.transient import Heteroscedastic, Transient
 
 TERMS: dict[str, type[Term]] = {
     "photometric": Photometric,
@@ -19,14 +21,19 @@ TERMS: dict[str, type[Term]] = {
     "depth": Depth,
     "free_space": FreeSpace,
     "surface": Surface,
+    "heteroscedastic": Heteroscedastic,
+    "transient": Transient,
+    "code_size": CodeSize,
 }
 
 __all__ = [
     "TERMS",
+    "CodeSize",
     "Depth",
     "Distortion",
     "Entropy",
     "FreeSpace",
+    "Heteroscedastic",
     "InformationGain",
     "Likelihood",
     "Occlusion",
@@ -34,4 +41,5 @@ __all__ = [
     "Prior",
     "Surface",
     "Term",
+    "Transient",
 ]

@@ -53,7 +53,7 @@ class FreeSpace(Likelihood):
         end = truth.distance - self.margin - self.margin_std * truth.std
         if self.of == "weight":
             return truth.mean(weight_before(t, w, end))
-        return mean_density_before(t, level.density, end, truth.valid)
+        return mean_of_samples_before(t, level.density, end, truth.valid)
 
 
 def weight_before(t: Float[Tensor, "r S+1"], w: Float[Tensor, "r S"], end: Float[Tensor, "r"]) -> Float[Tensor, "r"]:
@@ -61,7 +61,7 @@ def weight_before(t: Float[Tensor, "r S+1"], w: Float[Tensor, "r S"], end: Float
     return stepfun.mass_before(t, w, end[:, None])[:, 0]
 
 
-def mean_density_before(
+def mean_of_samples_before(
     t: Float[Tensor, "r S+1"], density: Float[Tensor, "r S"], end: Float[Tensor, "r"], valid: Bool[Tensor, "r"]
 ) -> Tensor:
     """Mean density of all bins of valid rays whose middle lies before `end`: a scalar, 0 where there is none."""

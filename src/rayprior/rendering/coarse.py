@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
+from rayprior.fields.codes import Code
 from rayprior.fields.field import Field
 from rayprior.fields.grid import Grid
 from rayprior.fields.mlp import Mlp
@@ -32,8 +33,10 @@ class CoarseField:
     spacing: Spacing = "distance"
     guide: Guide = default(default_factory=Guide)
 
-    def build(self, field: Grid | Mlp, space: Space, compositing: Compositing) -> CoarseFieldSampler:
-        return CoarseFieldSampler(self, field.build(space), space, compositing)
+    def build(
+        self, field: Grid | Mlp, space: Space, compositing: Compositing, appearance: int = 0
+    ) -> CoarseFieldSampler:
+        return CoarseFieldSampler(self, field.build(space, appearance), space, compositing)
 
 
 class CoarseFieldSampler(Sampler):
@@ -47,13 +50,13 @@ class CoarseFieldSampler(Sampler):
         self.compositing = compositing
 
     def propose(
-        self, rays: Rays, field: Field, generator: Generator | None
+        self, rays: Rays, field: Field, generator: Generator | None, code: Code | None = None
     ) -> tuple[Float[Tensor, "r S+1"], Rendering | None]:
         """coarse + fine bins: the sorted union of even edges and of the fine samples, which carry no gradient."""
         config, space = self.config, self.space
         s = even_edges(rays, config.coarse, config.spacing, space, self.compositing, generator)
         t = space.distances(s, rays.origins, rays.directions)
-        coarse = render_level(self.field, rays, t, space, self.compositing, generator)
+        coarse = render_level(self.field, rays, t, space, self.compositing, generator, code=code)
 
         def edges(fine: int | Tensor) -> Tensor:
             finer = self._finer(s, coarse.distribution.w, generator, fine)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from rayprior.fields.codes import Code, TransientMedium
 from rayprior.fields.field import Field
 from rayprior.fields.space import Space
 from rayprior.kernels.composite import composite
@@ -26,10 +28,13 @@ class Compositing:
     at           where in its bin a sample is evaluated
     opaque_tail  the last bin's alpha is 1 wherever its density is positive (the original's interval of 1e10);
                  wants a ReLU density, with softplus every ray would be opaque
+    media        how two media share a bin. split: its weight by their densities; alphas: each by its own alpha under
+                 the light that reaches the bin (NeRF-W, eq. 5), which together may be more than the bin's weight
     """
 
     at: Literal["middle", "left"] = "middle"
     opaque_tail: bool = False
+    media: Literal["split", "alphas"] = "split"
 
 
 def render_level(
@@ -40,8 +45,14 @@ def render_level(
     how: Compositing,
     generator: Generator | None = None,
     coarse: Rendering | None = None,
+    code: Code | None = None,
+    medium: TransientMedium | None = None,
 ) -> Rendering:
-    """Render a field on given bin edges; `coarse` is the level that proposed them."""
+    """Render a field on given bin edges; `coarse` is the level that proposed them.
+
+    code    of the rays' photographs, which colour depends on
+    medium  what stands in these photographs alone, rendered together with the field
+    """
     if how.at == "left":
         points = t[:, :-1]
     else:  # the middle in the coordinate that lengths are measured in
@@ -49,14 +60,42 @@ def render_level(
         points = space.distances(middles, rays.origins, rays.directions)
     density, feature = field.density(rays.at(points), generator)
     lengths = space.lengths(t, rays.origins, rays.directions)
+    light = code.appearance if code is not None and code.appearance.shape[1] else None
     if field.deferred:
-        weights, opacity, seen = composite(density, lengths, feature, how.opaque_tail)
-        mean = seen / (opacity[:, None] + FAINT)  # the colour of what was seen must not depend on how much of it was
-        front = field.colour(mean, rays.directions) * opacity[:, None]
+        values = feature
     else:
         directions = rays.directions[:, None].expand(-1, points.shape[1], -1)
-        weights, opacity, front = composite(density, lengths, field.colour(feature, directions), how.opaque_tail)
-    rgb = front + (1 - opacity)[:, None] * rays.background
+        spread = None if light is None else light[:, None].expand(-1, points.shape[1], -1)
+        values = field.colour(feature, directions, spread)
+    transient = std = None
+    if medium is None or code is None:
+        weights, opacity, seen = composite(density, lengths, values, how.opaque_tail)
+        solid, other = opacity, 0.0
+    else:
+        second, colour, claimed = medium(feature, code)
+        share, other_share = (x[..., None] for x in shares(density, second, lengths, how.media))
+        density = density + second
+        parts = [share * values, share, other_share * colour, other_share * claimed[..., None]]
+        weights, opacity, sums = composite(density, lengths, torch.cat(parts, dim=-1), how.opaque_tail)
+        seen, solid, other, claimed = sums.split([values.shape[-1], 1, 3, 1], dim=1)
+        solid, transient, std = solid[:, 0], second, claimed[:, 0] + medium.least_std
+    if field.deferred:
+        mean = seen / (solid[:, None] + FAINT)  # the colour of what was seen must not depend on how much of it was
+        seen = field.colour(mean, rays.directions, light) * solid[:, None]
+    front = seen if code is None else code.light(seen, solid)
+    rgb = front + other + (1 - opacity)[:, None] * rays.background
     if space.kind == "ndc":  # density per working unit, so that optical depth = density x width holds in t
-        density = density * lengths / (t[:, 1:] - t[:, :-1]).clamp_min(1e-9)
-    return Rendering(rgb, RayDistribution(t, weights), density, coarse)
+        scale = lengths / (t[:, 1:] - t[:, :-1]).clamp_min(1e-9)
+        density, transient = density * scale, None if transient is None else transient * scale
+    return Rendering(rgb, RayDistribution(t, weights), density, coarse, code, transient, std)
+
+
+def shares(
+    first: Float[Tensor, "r S"], second: Float[Tensor, "r S"], lengths: Float[Tensor, "r S"], media: str
+) -> tuple[Float[Tensor, "r S"], Float[Tensor, "r S"]]:
+    """What part of each bin's weight is of the first medium, and of the second, by their densities."""
+    if media == "split":
+        share = first / (first + second).clamp_min(stepfun.TINY)
+        return share, 1 - share
+    both = -torch.expm1(-(first + second) * lengths).clamp_max(-stepfun.TINY)
+    return torch.expm1(-first * lengths) / -both, torch.expm1(-second * lengths) / -both

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from rayprior.fields.codes import Code
 from rayprior.fields.field import Field
 from rayprior.fields.space import Space
 from rayprior.kernels.march import march
@@ -42,8 +43,8 @@ class DensityGrid:
     refresh_share: float = 0.25
     guide: Guide = default(default_factory=Guide)
 
-    def build(self, field: object, space: Space, compositing: object) -> DensityGridSampler:
-        """Needs the space alone; the other two are what every sampler's config is given."""
+    def build(self, field: object, space: Space, compositing: object, appearance: int = 0) -> DensityGridSampler:
+        """Needs the space alone; the others are what every sampler's config is given."""
         return DensityGridSampler(self, space)
 
 
@@ -67,7 +68,7 @@ class DensityGridSampler(Sampler):
         self.register_buffer("reachable", inside.reshape(-1).nonzero()[:, 0], persistent=False)
 
     def propose(
-        self, rays: Rays, field: Field, generator: Generator | None
+        self, rays: Rays, field: Field, generator: Generator | None, code: Code | None = None
     ) -> tuple[Float[Tensor, "r S+1"], Rendering | None]:
         config = self.config
         count = config.test_samples if generator is None else config.samples

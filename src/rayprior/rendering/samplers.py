@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
 from rayprior.errors import UserError
+from rayprior.fields.codes import Code
 from rayprior.fields.field import Field
 from rayprior.fields.space import Space
 from rayprior.maths import stepfun
@@ -31,9 +32,10 @@ class Sampler(nn.Module, ABC):
 
     @abstractmethod
     def propose(
-        self, rays: Rays, field: Field, generator: Generator | None
+        self, rays: Rays, field: Field, generator: Generator | None, code: Code | None = None
     ) -> tuple[Float[Tensor, "r S+1"], Rendering | None]:
-        """Edges from near to far, non-decreasing, detached; and the coarse level's rendering where one was made."""
+        """Edges from near to far, non-decreasing, detached; and the coarse level's rendering where one was made, in the
+        light of the rays' codes."""
 
     def refresh(self, step: int, field: Field, generator: Generator) -> None:
         """Bring what is cached of the field up to date; called after every training step."""
@@ -66,7 +68,7 @@ class Uniform:
     spacing: Spacing = "distance"
     guide: Guide = default(default_factory=Guide)
 
-    def build(self, field: object, space: Space, compositing: Compositing) -> UniformSampler:
+    def build(self, field: object, space: Space, compositing: Compositing, appearance: int = 0) -> UniformSampler:
         """Needs no field of its own; every sampler's config is given the field's."""
         return UniformSampler(self, space, compositing)
 
@@ -81,7 +83,7 @@ class UniformSampler(Sampler):
         self.compositing = compositing
 
     def propose(
-        self, rays: Rays, field: Field, generator: Generator | None
+        self, rays: Rays, field: Field, generator: Generator | None, code: Code | None = None
     ) -> tuple[Float[Tensor, "r S+1"], Rendering | None]:
         config, space = self.config, self.space
 

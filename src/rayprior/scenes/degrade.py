@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from hashlib import blake2b
+from io import BytesIO
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
+from PIL import Image
 from torch import Generator, Tensor
 
 from rayprior.errors import UserError
@@ -25,7 +28,8 @@ from rayprior.scenes.scene import Pictures, Scene
 BLOBS = 12  # cells of the noise that holes are cut from, along the shorter side of a picture
 OUTLIER = (1.2, 2.0)  # the factors by which outliers are nearer or farther
 KEYPOINT_OUTLIER = 5.0  # by how many of its standard deviations an outlier of the keypoints is moved
-SHARES = ("depth_holes", "depth_outliers", "keypoint_outliers")
+SHARES = ("depth_holes", "depth_outliers", "keypoint_outliers", "colour", "occluder")
+STRIPES = 10  # of an occluder, as in NeRF-W's test-bed
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,15 @@ class Degradation:
     pose_deg        standard deviation of the angle by which a camera is turned, about a random axis
     pose_shift      root mean square of the length by which it is moved, share of its distance from what it looks at
     exposure        standard deviation of a picture's gain, in stops (1: twice or half as bright)
+    colour          half the range of each channel's gain about 1 and of its offset, drawn once a picture (NeRF-W's
+                    test-bed: 0.2). The first training view stays as it is
+    occluder        side of a square of coloured stripes that stands before everything in one picture, share of the
+                    width (0.25 there), its corner in the second quarter. The first training view has none
+    occluder_alike  the square is the same in all pictures, where it looks static. A control
+    blur_px         standard deviation of a Gaussian
+    low_resolution  so many times fewer pixels along each side, enlarged again; 0 and 1 do nothing
     image_noise     standard deviation of each colour value, in steps of 255
+    jpeg            quality, 1 to 95, at which pictures are written as JPEG and read again; 0 does not
     seed            of everything drawn
 
     Raises UserError for values that are negative, or shares above 1.
@@ -63,17 +75,24 @@ class Degradation:
     pose_deg: float = 0.0
     pose_shift: float = 0.0
     exposure: float = 0.0
+    colour: float = 0.0
+    occluder: float = 0.0
+    occluder_alike: bool = False
+    blur_px: float = 0.0
+    low_resolution: int = 0
     image_noise: float = 0.0
+    jpeg: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
         for option in fields(self):
             value = getattr(self, option.name)
-            if isinstance(value, str):
+            if isinstance(value, str | bool):
                 continue
             low, high = -1.0 if option.name == "depth_scale" else 0.0, 1.0 if option.name in SHARES else float("inf")
+            high = 95.0 if option.name == "jpeg" else high
             if not low <= value <= high or value == -1.0:
-                wanted = "above -1" if low < 0 else "0 to 1" if high == 1 else "0 or more"
+                wanted = "above -1" if low < 0 else f"0 to {high:g}" if high < float("inf") else "0 or more"
                 raise UserError(f"degradation '{option.name}' is {value:g}; expected {wanted}")
 
     def to_plain(self) -> dict[str, Any]:
@@ -81,12 +100,11 @@ class Degradation:
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
 
     def __str__(self) -> str:
-        return (
-            ", ".join(
-                f"{name} {value if isinstance(value, str) else f'{value:g}'}" for name, value in self.to_plain().items()
-            )
-            or "none"
+        said = (
+            f"{name} {value:g}" if isinstance(value, int | float) else f"{name} {value}"
+            for name, value in self.to_plain().items()
         )
+        return ", ".join(said) or "none"
 
 
 def degradation_of(plain: Mapping[str, Any]) -> Degradation:
@@ -281,19 +299,78 @@ def _drawn_for(keypoints: Keypoints, how: Degradation, names: tuple[str, ...]) -
 
 
 def _pictures(scene: Scene, how: Degradation) -> Scene:
-    if not (how.exposure or how.image_noise):
+    options = ("exposure", "colour", "occluder", "blur_px", "image_noise", "jpeg")
+    if not any(getattr(how, name) for name in options) and how.low_resolution <= 1:
         return scene
     pictures = Pictures(scene.pictures.values.clone(), scene.pictures.size)
-    for i in scene.split.train:
-        pictures[i][:, :, :3] = degraded_picture(pictures[i][:, :, :3], how, scene.names[i])
+    for order, i in enumerate(scene.split.train):
+        clean = replace(how, colour=0.0, occluder=0.0) if order == 0 else how
+        pictures[i][:] = degraded_picture(pictures[i], clean, scene.names[i])
     return replace(scene, pictures=pictures)
 
 
-def degraded_picture(rgb: UInt8[Tensor, "h w 3"], how: Degradation, name: str) -> UInt8[Tensor, "h w 3"]:
-    """One picture at another exposure, then with noise, rounded and clipped to 8 bits. Alpha is not touched."""
-    value = rgb.float()
+def degraded_picture(picture: UInt8[Tensor, "h w c"], how: Degradation, name: str) -> UInt8[Tensor, "h w c"]:
+    """One picture with, in this order, an occluder, another light, blur, fewer pixels, noise and JPEG's losses, rounded
+    and clipped to 8 bits. Alpha changes under the occluder alone."""
+    picture = picture.clone()
+    if how.occluder:
+        occlude(picture, how, name)
+    value = picture[:, :, :3].float()
     if how.exposure:
         value = value * 2 ** (how.exposure * torch.randn(1, generator=_generator(how, "exposure", name)))
+    if how.colour:
+        gain, offset = how.colour * (2 * torch.rand(2, 3, generator=_generator(how, "colour", name)) - 1)
+        value = ((1 + gain) * value + 255 * offset).clamp(0, 255)
+    if how.blur_px:
+        value = blurred(value, how.blur_px)
+    if how.low_resolution > 1:
+        value = _coarser(value, how.low_resolution)
     if how.image_noise:
-        value = value + how.image_noise * torch.randn(rgb.shape, generator=_generator(how, "image", name))
-    return value.round().clamp(0, 255).to(torch.uint8)
+        value = value + how.image_noise * torch.randn(value.shape, generator=_generator(how, "image", name))
+    picture[:, :, :3] = value.round().clamp(0, 255).to(torch.uint8)
+    if how.jpeg:
+        picture[:, :, :3] = _through_jpeg(picture[:, :, :3], how.jpeg)
+    return picture
+
+
+def occluder_square(how: Degradation, name: str, size: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns that the occluder of a picture of (width, height) covers."""
+    width, height = size
+    side = max(1, round(how.occluder * width))
+    across, down = torch.rand(2, generator=_generator(how, "occluder", "" if how.occluder_alike else name)).tolist()
+    left, top = int((0.25 + 0.25 * across) * width), int((0.25 + 0.25 * down) * height)
+    return slice(top, min(top + side, height)), slice(left, min(left + side, width))
+
+
+def occlude(picture: UInt8[Tensor, "h w c"], how: Degradation, name: str) -> None:
+    """Paint the picture's occluder into it."""
+    rows, columns = occluder_square(how, name, (picture.shape[1], picture.shape[0]))
+    generator = _generator(how, "stripes", "" if how.occluder_alike else name)
+    colours = torch.randint(0, 256, (STRIPES, 3), generator=generator, dtype=torch.uint8)
+    count = columns.stop - columns.start
+    picture[rows, columns, :3] = colours[torch.arange(count) * STRIPES // count]
+    picture[rows, columns, 3:] = 255
+
+
+def blurred(value: Float[Tensor, "h w c"], std_px: float) -> Float[Tensor, "h w c"]:
+    """Convolved with a Gaussian, cut at three standard deviations; borders are mirrored."""
+    reach = min(max(1, round(3 * std_px)), min(value.shape[:2]) - 1)
+    kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / std_px).square())
+    kernel = (kernel / kernel.sum()).expand(value.shape[2], 1, -1)
+    planes = F.pad(value.permute(2, 0, 1)[None], (reach, reach, reach, reach), mode="reflect")
+    planes = F.conv2d(planes, kernel[:, :, None, :], groups=value.shape[2])
+    return F.conv2d(planes, kernel[:, :, :, None], groups=value.shape[2])[0].permute(1, 2, 0)
+
+
+def _coarser(value: Float[Tensor, "h w c"], factor: int) -> Float[Tensor, "h w c"]:
+    """Averaged over squares and enlarged again."""
+    height, width = value.shape[:2]
+    planes = value.permute(2, 0, 1)[None]
+    small = F.interpolate(planes, size=(max(1, height // factor), max(1, width // factor)), mode="area")
+    return F.interpolate(small, size=(height, width), mode="bilinear", align_corners=False)[0].permute(1, 2, 0)
+
+
+def _through_jpeg(rgb: UInt8[Tensor, "h w 3"], quality: int) -> UInt8[Tensor, "h w 3"]:
+    buffer = BytesIO()
+    Image.fromarray(rgb.numpy()).save(buffer, "JPEG", quality=quality)
+    return torch.from_numpy(np.array(Image.open(buffer)))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rayprior.errors import UserError
+from rayprior.evaluation.appearance import PROTOCOL
 from rayprior.evaluation.evaluate import LpipsChoice, evaluate, strict
 from rayprior.files import write_text
 from rayprior.plain import to_plain
@@ -49,10 +50,11 @@ def compare(
     _check(runs, out)
     arms = _arms(runs)
     scene = str(runs[0].opening.protocol["scene"])
+    halves = any(run.recipe.codes.colours for run in runs)  # then all are scored so
     rows = []
     for name, members in arms.items():
         for run in members:
-            rows.append(_row(run, name, scene, out, lpips))
+            rows.append(_row(run, name, scene, out, lpips, halves))
             on_progress(len(rows), len(runs))
     write_text(out / ROWS, "".join(row.to_json() + "\n" for row in rows))
     return write_study(out, _study(arms, scene, rows), rows, say)
@@ -165,10 +167,10 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
 # -- rows --------------------------------------------------------------------------------------------------------------
 
 
-def _row(run: Run, arm: str, scene: str, out: Path, lpips: LpipsChoice) -> Row:
+def _row(run: Run, arm: str, scene: str, out: Path, lpips: LpipsChoice, halves: bool) -> Row:
     """A finished run as a study's row, its preview written."""
     key = f"{arm.replace(os.sep, '-').strip('.-')}-seed-{run.conditions.seed}"
-    scores = _scores(run, key, out, lpips)
+    scores = _scores(run, key, out, lpips, halves)
     log = run.read_log()
     seconds, steps = log[-1]["seconds"], log[-1]["step"]
     photo, rays = rays_trained(log)
@@ -202,25 +204,26 @@ def _row(run: Run, arm: str, scene: str, out: Path, lpips: LpipsChoice) -> Row:
     )
 
 
-def _scores(run: Run, key: str, out: Path, lpips: LpipsChoice) -> Mapping[str, Any]:
+def _scores(run: Run, key: str, out: Path, lpips: LpipsChoice, halves: bool) -> Mapping[str, Any]:
     """The run's metrics.json; where it has none of all its test views, they are measured. Writes the preview too."""
     scene = scene_for(run.recipe, load_scene(run.opening.path, **run.opening.options))
     views = scene.split.test
     path = run.path / "eval" / f"{run.latest or 0:06d}" / "metrics.json"
     names = [scene.names[view] for view in views]
     found: Any = read_json(path) if path.is_file() else None
-    if found is not None and _is_of(found, names):
-        scores = evaluate(run.model, scene, views[:1], lpips="none", keep=1)  # for the preview alone
+    if found is not None and _is_of(found, names, halves):
+        scores = evaluate(run.model, scene, views[:1], lpips="none", halves=halves, keep=1)  # for the preview alone
     else:
-        scores = evaluate(run.model, scene, views, lpips=lpips, keep=1)
+        scores = evaluate(run.model, scene, views, lpips=lpips, halves=halves, keep=1)
         scores.write(path)
         found = read_json(path)
     write_preview(out / "previews" / key, scores.kept[0], scores.unit)
     return found
 
 
-def _is_of(found: Any, names: Sequence[str]) -> bool:
-    """Whether a metrics.json is whole, and of exactly these views."""
+def _is_of(found: Any, names: Sequence[str], halves: bool) -> bool:
+    """Whether a metrics.json is whole, of exactly these views, and of halves of them or not."""
     if not isinstance(found, dict) or not {"mean", "views", "protocol"} <= set(found):
         return False
-    return [view.get("name") for view in found["views"]] == list(names)
+    by_halves = found["protocol"].get("appearance") == PROTOCOL
+    return by_halves == halves and [view.get("name") for view in found["views"]] == list(names)

@@ -74,6 +74,7 @@ class Job:
     views: Literal["test", "val"] = "test"
     snapshots: int = 0
     lpips: bool = False
+    halves: bool = False
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,7 @@ def _product(
             views=views,
             snapshots=study.snapshots,
             lpips="lpips" in study.metrics,
+            halves=study.halves,
         )
         found.append(replace(job, key=_key(job, study.scenes[scene].path, recipe_hash(recipe))))
     return tuple(found)
@@ -178,7 +180,7 @@ def _options(study: Study, scene: str, degradation: str, seed: int, arm: ArmSpec
 
 def _key(job: Job, path: str, recipe: str) -> str:
     """A folder's name that people can read, and a digest of all that decides the training and its scores."""
-    how = [job.seed, job.budget, job.threads, job.views, job.snapshots, job.lpips]
+    how = [job.seed, job.budget, job.threads, job.views, job.snapshots, job.lpips, *(["halves"] if job.halves else [])]
     digest = sha256(dumps(to_plain([recipe, path, job.options, how]), sort_keys=True).encode()).hexdigest()[:8]
     parts = [job.scene, *([job.degradation] if job.degradation != NO_DEGRADATION else []), job.arm, f"seed{job.seed}"]
     return "--".join(map(slug, [*parts, digest]))
@@ -223,7 +225,7 @@ def _trained(job: Job, folder: Path, row: Row) -> Row:
     views = _scored_views(job, scene)
     run = _run(job, folder / row.run, scene)
     scene = scene_for(run.recipe, scene)
-    scores = evaluate(run.model, scene, views, lpips="auto" if job.lpips else "none", keep=1)
+    scores = evaluate(run.model, scene, views, lpips="auto" if job.lpips else "none", halves=job.halves, keep=1)
     write_preview(folder / PREVIEWS / job.key, scores.kept[0], scores.unit)
     log = run.read_log()
     seconds, steps = log[-1]["seconds"], log[-1]["step"]
@@ -242,7 +244,7 @@ def _trained(job: Job, folder: Path, row: Row) -> Row:
         rays_per_second=round(rays / max(seconds, 1e-9), 1),
         samples_per_ray=bill(run.recipe, scene, job.budget).evaluations,
         curve=tuple((line["seconds"], line["step"], line["psnr"]) for line in log),
-        test_curve=_test_curve(run, scene, views),
+        test_curve=_test_curve(run, scene, views, job.halves),
         recipe_hash=run.recipe_hash,
         machine={"processor": machine, "cores": cores(), "threads": job.threads, "versions": run.versions},
     )
@@ -295,13 +297,13 @@ def check_scenes(todo: Sequence[Job]) -> None:
             raise UserError(f"study '{job.study}', scene '{job.scene}': {error}") from None
 
 
-def _test_curve(run: Run, scene: Scene, views: Sequence[int]) -> tuple[tuple[float, float | None], ...]:
+def _test_curve(run: Run, scene: Scene, views: Sequence[int], halves: bool) -> tuple[tuple[float, float | None], ...]:
     """(share of the steps, PSNR on a few of the views) at each snapshot."""
     some = views[:: max(1, len(views) // CURVE_VIEWS)][:CURVE_VIEWS]
     model, curve = run.build(), []
     for step in run.snapshots:
         run.load_snapshot(model, step)
-        scored = evaluate(model, scene, some, lpips="none", keep=0).mean["psnr"]
+        scored = evaluate(model, scene, some, lpips="none", halves=halves, keep=0).mean["psnr"]
         curve.append((step / max(run.latest or 0, 1), scored))
     return tuple(strict(curve))
 

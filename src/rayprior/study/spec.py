@@ -197,6 +197,11 @@ class Study:
             for chosen in self.sweep.settings()
         }
 
+    @property
+    def halves(self) -> bool:
+        """Whether views are scored by the half-image protocol, all arms alike: some arm fits codes to photographs."""
+        return any(arm.chosen().codes.colours for arm in self.arms.values())
+
     def is_swept(self, arm: str) -> bool:
         """Whether the sweep decides settings of this arm: the swept one or an ablation of it."""
         return self.sweep is not None and (arm == self.sweep.arm or arm.startswith(f"{self.sweep.arm} - "))

@@ -15,6 +15,8 @@ from rayprior.maths.schedules import Schedule, resolve
 from rayprior.priors.term import Term
 from rayprior.rendering.coarse import CoarseField
 from rayprior.rendering.density_grid import DensityGrid
+from rayprior.rendering.model import Model
+from rayprior.rendering.samplers import Uniform
 from rayprior.scenes.scene import Scene
 from rayprior.training.budget import Budget
 from rayprior.training.recipe import Recipe
@@ -145,9 +147,9 @@ def _rays(recipe: Recipe, scene: Scene) -> dict[str, int]:
 def _field(recipe: Recipe) -> tuple[list[nn.Linear], int]:
     """The linear layers and the number of parameters of one field, made without storage."""
     with torch.device("meta"):
-        field = recipe.field.build(recipe.space)
-    linear = [module for module in field.modules() if isinstance(module, nn.Linear)]
-    return linear, sum(parameter.numel() for parameter in field.parameters())
+        model = Model.build(recipe.field, Uniform(), recipe.space, recipe.compositing, recipe.codes)
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    return linear, sum(parameter.numel() for parameter in model.parameters())
 
 
 def _sampler(recipe: Recipe, layers: list[nn.Linear]) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from dataclasses import field as default
 from typing import Literal
 
+from rayprior.fields.codes import Codes
 from rayprior.fields.grid import Grid
 from rayprior.fields.mlp import Mlp
 from rayprior.fields.space import Space
@@ -69,6 +70,7 @@ class Recipe:
     terms: Mapping[str, Term]
     space: Space = default(default_factory=Space)
     compositing: Compositing = default(default_factory=Compositing)
+    codes: Codes = default(default_factory=Codes)
     photo: Photo = default(default_factory=Photo)
     optimiser: Adam = default(default_factory=Adam)
     steps: int = 20_000

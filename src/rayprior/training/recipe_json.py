@@ -30,7 +30,7 @@ from rayprior.training.recipe import Recipe
 # any of them gets a key more or changes one. Every older format stays readable: a key that an older file lacks takes
 # its default, so the default of a new option must be what was done before there was one; whatever else changes is
 # brought up to date where it is read, with a run of the older format kept among the tests. A newer format is refused.
-FORMAT = 2
+FORMAT = 3
 
 KINDS: dict[type, str] = {
     Grid: "grid",

@@ -158,7 +158,7 @@ class Run:
         recipe, step = self.recipe, self.latest or 0
         progress = self.conditions.budget.progress(step, math.inf)
         field, sampler = resolve((recipe.field, recipe.sampler), step, progress)
-        return Model.build(field, sampler, recipe.space, recipe.compositing)
+        return Model.build(field, sampler, recipe.space, recipe.compositing, recipe.codes)
 
     @cached_property
     def model(self) -> Model:

@@ -28,8 +28,16 @@ def settle(recipe: Recipe, scene: Scene) -> Recipe:
         )
     _refuse_endless_grid(recipe, space)
     field = recipe.field
+    codes = recipe.codes
+    if codes.any and codes.photographs is None:
+        codes = replace(codes, photographs=len(scene.names))
     if isinstance(field, Grid) and field.head == "auto":
-        field = replace(field, head="sh" if space.kind == "box" else "feature")
+        field = replace(field, head="sh" if space.kind == "box" and not codes.appearance else "feature")
+    if isinstance(field, Grid) and field.head == "sh" and codes.appearance:
+        raise UserError(
+            "field.head=sh makes colour without a network, so no appearance code can reach it; set field.head=feature,"
+            " or codes.appearance=0 with codes.affine=true"
+        )
     if isinstance(field, Grid) and field.finest is None:
         field = replace(field, finest=192 if space.kind == "box" else 512)
     if isinstance(field, Grid) and field.log2_entries is None:
@@ -48,7 +56,7 @@ def settle(recipe: Recipe, scene: Scene) -> Recipe:
             "background is ever seen; set compositing.opaque_tail=false or field.density=relu",
             stacklevel=2,
         )
-    return replace(recipe, space=space, field=field, sampler=sampler, photo=photo, terms=terms)
+    return replace(recipe, space=space, field=field, sampler=sampler, photo=photo, terms=terms, codes=codes)
 
 
 def _with_rays(term: Term, rays: int) -> Term:

@@ -39,7 +39,9 @@ class FitScene:
         self.scene = scene_for(recipe, scene)
         torch.manual_seed(seed)
         field, sampler = resolve((recipe.field, recipe.sampler), 0, 0.0)
-        self.model = Model.build(field, sampler, recipe.space, recipe.compositing).to(device)
+        self.model = Model.build(field, sampler, recipe.space, recipe.compositing, recipe.codes).to(device)
+        if self.model.codes is not None:
+            self.model.codes.learns_from(self.scene.split.train)
         tables = {id(p) for p in self.model.field.tables()}
         groups = [
             {"params": [p for p in self.model.parameters() if id(p) in tables], "rate": "tables"},

@@ -116,6 +116,7 @@ def _snapshot_pictures(run: Run, scene: Scene) -> list[tuple[str, Any]]:
 
 
 def frame_of_step(run: Run, scene: Scene, step: int, size: tuple[int, int] | None = None) -> Any:
+    """The first test view as the weights kept at `step` show it."""
     model = run.build()
     run.load_snapshot(model, step)
     cameras = scene.cameras[scene.split.test[0]]

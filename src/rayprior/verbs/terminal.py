@@ -23,18 +23,22 @@ def counted(what: str, unit: str = "") -> Iterator[Callable[[int, int], None]]:
 
 
 def rate(rays_per_second: float) -> str:
+    """'65.0k rays/s'."""
     return f"{rays_per_second / 1000:.1f}k rays/s" if rays_per_second >= 1000 else f"{rays_per_second:.0f} rays/s"
 
 
 def duration(seconds: float) -> str:
+    """Minutes and seconds, or hours and minutes; '?' where nobody knows."""
     if seconds >= 3600:
         return f"{int(seconds // 3600)}:{int(seconds % 3600 // 60):02d} h"
     return f"{int(seconds // 60)}:{int(seconds % 60):02d}" if seconds < float("inf") else "?"
 
 
 def number(value: float | None) -> str:
+    """Four digits, of larger numbers two decimals; nothing for None."""
     return "" if value is None else f"{value:.4g}" if abs(value) < 10 else f"{value:.2f}"
 
 
 def weight_text(weight: float | Schedule) -> str:
+    """A term's weight, as it is announced."""
     return f"{weight:g}" if isinstance(weight, (int, float)) else "a schedule"

@@ -1,0 +1,77 @@
+"""The half-image protocol: codes are fitted to left halves, right halves are scored, and nothing leaks across."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from rayprior.evaluation.appearance import fit_code, right_half
+from rayprior.evaluation.evaluate import evaluate
+from rayprior.fields.codes import Codes
+from rayprior.methods import METHODS
+from rayprior.scenes.scene import Pictures, Scene
+from rayprior.scenes.synthetic import synthetic_scene
+from rayprior.training.settle import settle
+from rayprior.training.tasks import FitScene
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    return synthetic_scene("shapes", size=24, views=6, test_views=2, supersample=1)
+
+
+def trained(scene: Scene, codes: Codes, steps: int = 30):
+    recipe = settle(replace(METHODS["grid"], codes=codes), scene)
+    task = FitScene(recipe, scene, 0, torch.device("cpu"))
+    for step in range(steps):
+        losses, _ = task.losses(step, step / steps)
+        sum(losses.values(), torch.zeros(())).backward()
+        task.step()
+    return task.model
+
+
+def with_right_half_replaced(scene: Scene, view: int) -> Scene:
+    pictures = Pictures(scene.pictures.values.clone(), scene.pictures.size)
+    half = right_half(scene, view)
+    noise = torch.randint(0, 255, pictures[view].shape, generator=torch.Generator().manual_seed(5), dtype=torch.uint8)
+    pictures[view][half] = noise[half]
+    return replace(scene, pictures=pictures)
+
+
+@pytest.mark.parametrize("codes", [Codes(appearance=3), Codes(affine=True)], ids=["appearance", "affine"])
+def test_the_scored_half_does_not_leak_into_the_code(scene, codes):
+    """Noise in the right half leaves the fitted code bit-identical (closed forms 7.8)."""
+    model, view = trained(scene, codes), scene.split.test[0]
+    assert model.codes is not None
+    table = model.codes.appearance if codes.appearance else model.codes.affine
+    before = {name: value.clone() for name, value in model.state_dict().items() if not name.startswith("codes")}
+    rows = []
+    for given in (scene, with_right_half_replaced(scene, view)):
+        fit_code(model, given, view, steps=5)
+        rows.append(table[view].clone())
+    assert torch.equal(rows[0], rows[1])
+    assert rows[0].abs().sum() > 0
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())  # all else is frozen
+
+
+def test_a_darker_photograph_gets_a_darker_code(scene):
+    """A picture at half its brightness: the fit finds the gain, and the right half profits. A training view, since six
+    views of 24 pixels say little about any other."""
+    view = scene.split.train[0]
+    pictures = Pictures(scene.pictures.values.clone(), scene.pictures.size)
+    pictures[view][:, :, :3] //= 2
+    dark = replace(scene, pictures=pictures)
+    model = trained(scene, Codes(affine=True), 150)
+    fitted = evaluate(model, dark, [view], lpips="none")
+    assert "right half" in fitted.protocol["appearance"]
+    plain = evaluate(trained(scene, Codes(), 150), dark, [view], lpips="none", halves=True)
+    assert fitted.mean["psnr"] is not None
+    assert plain.mean["psnr"] is not None
+    assert fitted.mean["psnr"] > plain.mean["psnr"] + 6
+
+
+def test_whole_views_are_scored_without_codes(scene):
+    result = evaluate(trained(scene, Codes()), scene, scene.split.test[:1], lpips="none")
+    assert result.protocol["appearance"] == "whole views; no code is fitted to them"
