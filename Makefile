@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := dev,video,log,sfm
+EXTRAS := dev,video,log,sfm,masks,mesh,viewer
 
 .PHONY: demo test lint bench slow clean
 
