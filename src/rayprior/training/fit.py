@@ -12,6 +12,7 @@ import torch
 from rayprior.errors import UserError
 from rayprior.fields.grid import Grid
 from rayprior.kernels.threads import set_threads
+from rayprior.rendering.model import Model
 from rayprior.scenes.scene import Scene
 from rayprior.training.bill import bill
 from rayprior.training.budget import Budget
@@ -35,6 +36,7 @@ def fit(
     watch: Callable[[Progress], None] = lambda progress: None,
     snapshots: int = 0,
     events: Callable[[Run], None] | None = None,
+    on_step: Callable[[Model, Progress], None] | None = None,
 ) -> Run:
     """Train `recipe` on `scene` and return the run; `run.model.render(rays)` is the result.
 
@@ -45,6 +47,7 @@ def fit(
     watch           called after every step with the Progress
     snapshots       how many times on the way the weights are kept, for a video of the training
     events          called with the run fifty times on the way: whoever mirrors the log elsewhere
+    on_step         called after every step with the model as it stands, which it may render and must not change
 
     Raises UserError for whatever the user can mend; KeyboardInterrupt after an interrupt, with the state saved.
     """
@@ -55,7 +58,7 @@ def fit(
     path = Path(out) if out is not None else default_path(scene.name, settled.name)
     opening = Opening(str(scene.path), scene.opened, scene.protocol)
     run = Run.create(path, settled, opening, conditions, sys.argv)
-    return go_on(run, scene, watch=watch, snapshots=snapshots, events=events)
+    return go_on(run, scene, watch=watch, snapshots=snapshots, events=events, on_step=on_step)
 
 
 def go_on(
@@ -65,6 +68,7 @@ def go_on(
     watch: Callable[[Progress], None] = lambda progress: None,
     snapshots: int = 0,
     events: Callable[[Run], None] | None = None,
+    on_step: Callable[[Model, Progress], None] | None = None,
 ) -> Run:
     """Train a run from where it stands (its start, or its last checkpoint) to the end of its budget."""
     set_threads(run.conditions.threads, kernels_only=isinstance(run.recipe.field, Grid))
@@ -73,7 +77,13 @@ def go_on(
     if events is not None:  # snapshots are early-heavy, since most changes early; these are even
         mirror = events
         marks += [((i + 1) / 50, lambda step: mirror(run)) for i in range(50)]
-    train(task, run, run.conditions.budget, run.budget, watch, marks)
+
+    def stepped(now: Progress) -> None:
+        watch(now)
+        if on_step is not None:
+            on_step(task.model, now)
+
+    train(task, run, run.conditions.budget, run.budget, stepped, marks)
     return run
 
 

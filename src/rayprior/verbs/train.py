@@ -15,6 +15,7 @@ from rayprior.evaluation.trajectories import camera_path
 from rayprior.methods import grid
 from rayprior.priors import Depth, FreeSpace, Surface
 from rayprior.priors.spec import user_file
+from rayprior.rendering.model import Model
 from rayprior.scenes.open import load_scene
 from rayprior.scenes.scene import Scene
 from rayprior.training.bill import available_memory, bill, refuse_if_too_large
@@ -25,10 +26,12 @@ from rayprior.training.recipe import Recipe
 from rayprior.training.recipe_json import recipe_hash
 from rayprior.training.run import Run
 from rayprior.training.settle import settle
+from rayprior.training.tasks import scene_for
 from rayprior.verbs.measure import finish
 from rayprior.verbs.terminal import console, duration, rate, weight_text
 
 DEMO_SECONDS = 20.0
+Follow = Callable[[Scene], Callable[[Model, Standing], None]]  # given the scene: what each step's model is shown to
 
 
 def demo(out: Path | None) -> None:
@@ -55,23 +58,31 @@ def train(
     snapshots: int = 0,
     tensorboard: bool = False,
     orbit: bool = False,
+    follow: Follow | None = None,
 ) -> Run:
     """Print the bill, train with progress, measure, report."""
     settled = settle(recipe, scene)
     budget = budget or Budget(settled.steps)
     _announce(settled, scene, budget, device)
     steps, seconds = budget.steps, budget.seconds
+    on_step = None if follow is None else follow(scene_for(settled, scene))
     with _progress() as watch:
         run = fit(
             settled, scene, steps=steps, seconds=seconds, out=out, seed=seed, threads=threads, device=device,
-            watch=watch, snapshots=snapshots, events=_events(tensorboard),
+            watch=watch, snapshots=snapshots, events=_events(tensorboard), on_step=on_step,
         )  # fmt: skip
     finish(run, scene, orbit)
     return run
 
 
 def resume(
-    path: Path, budget: Budget | None, wanted: Recipe | None, scene: str | None, snapshots: int, tensorboard: bool
+    path: Path,
+    budget: Budget | None,
+    wanted: Recipe | None,
+    scene: str | None,
+    snapshots: int,
+    tensorboard: bool,
+    follow: Follow | None = None,
 ) -> None:
     """Go on with a run; what was typed beside it must agree with what it is."""
     run = Run.open(path, import_priors=True)
@@ -94,8 +105,9 @@ def resume(
         file = user_file(term)
         if file is not None:
             console.print(f"  prior '{name}' from the run's own copy, {file.path}")
+    on_step = None if follow is None else follow(scene_for(run.recipe, opened))
     with _progress() as watch:
-        run = go_on(run, opened, watch=watch, snapshots=snapshots, events=_events(tensorboard))
+        run = go_on(run, opened, watch=watch, snapshots=snapshots, events=_events(tensorboard), on_step=on_step)
     finish(run, opened)
 
 
