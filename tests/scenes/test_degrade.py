@@ -9,7 +9,16 @@ import pytest
 import torch
 
 from rayprior.errors import UserError
-from rayprior.scenes.degrade import Degradation, degradation_of, degraded, degraded_depth, degraded_picture
+from rayprior.scenes.degrade import (
+    STRIPES,
+    Degradation,
+    blurred,
+    degradation_of,
+    degraded,
+    degraded_depth,
+    degraded_picture,
+    occluder_square,
+)
 from rayprior.scenes.open import load_scene
 from rayprior.scenes.scene import Scene
 from rayprior.scenes.synthetic import synthetic_scene
@@ -262,3 +271,135 @@ def test_keypoints_that_are_not_there(sparse):
         degraded(replace(sparse, points=None), Degradation(keypoint_noise=1.0))
     with pytest.raises(UserError, match=r"'keypoints' is 99999, but .* keypoints in its 8 training views"):
         degraded(sparse, Degradation(keypoints=99999))
+
+
+# -- light, occluders, and pictures of low quality: NeRF-W's test-bed ---------------------------------------------------
+
+SIZES = pytest.mark.parametrize("size", [(80, 60), (60, 80), (8, 8)])
+NOISE = torch.randint(0, 256, (60, 80, 4), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+
+
+def test_the_first_training_view_keeps_its_light_and_has_no_occluder(scene):
+    worse = degraded(scene, Degradation(colour=0.2, occluder=0.25, seed=2))
+    first, *others = scene.split.train
+    assert torch.equal(worse.pictures[first], scene.pictures[first])
+    assert not any(torch.equal(worse.pictures[view], scene.pictures[view]) for view in others)
+    blurred = degraded(scene, Degradation(colour=0.2, blur_px=1.0, seed=2))
+    assert not torch.equal(blurred.pictures[first], scene.pictures[first])  # of low quality are all
+
+
+def test_colour_is_a_gain_and_an_offset_of_each_channel():
+    """c' = s c + b, s within 1 +- .2, b within +- .2 of full scale: two greys give both, for each name its own."""
+    draws = []
+    for i in range(200):
+        dark, light = (
+            degraded_picture(torch.full_like(GREY, value), Degradation(colour=0.2), f"v{i}")[0, 0].float()
+            for value in (80, 160)
+        )
+        gain = (light - dark) / 80
+        draws.append(torch.stack([gain, (dark - 80 * gain) / 255]))
+    gain, offset = torch.stack(draws).unbind(dim=1)  # each (pictures, 3); rounding moves them by 1/80
+    assert 0.79 < float(gain.min()) < 0.83
+    assert 1.17 < float(gain.max()) < 1.21
+    assert -0.21 < float(offset.min()) < -0.18
+    assert 0.18 < float(offset.max()) < 0.21
+    assert float(gain.std(dim=1).min()) > 0.001  # channels differ
+
+
+@SIZES
+def test_the_occluder_is_a_square_in_the_second_quarter(size):
+    width, height = size
+    how = Degradation(occluder=0.25)
+    for i in range(50):
+        rows, columns = occluder_square(how, f"v{i}", size)
+        assert columns.stop - columns.start == round(0.25 * width)
+        assert int(0.25 * width) <= columns.start < 0.5 * width
+        assert int(0.25 * height) <= rows.start < 0.5 * height
+        assert rows.stop == min(rows.start + round(0.25 * width), height)
+
+
+def test_the_occluder_covers_its_square_and_nothing_else():
+    picture, how = NOISE.clone(), Degradation(occluder=0.25)
+    seen = degraded_picture(picture, how, "a")
+    rows, columns = occluder_square(how, "a", (80, 60))
+    inside = torch.zeros(60, 80, dtype=torch.bool)
+    inside[rows, columns] = True
+    assert (seen[inside][:, 3] == 255).all()
+    assert torch.equal(seen[~inside], picture[~inside])
+    square = seen[rows, columns, :3]
+    assert (square == square[:1]).all()  # stripes stand upright
+    assert len(square[0].unique(dim=0)) == STRIPES
+    assert torch.equal(picture, NOISE)  # a copy was painted on
+
+
+def test_occluders_alike_are_the_same_in_all_pictures():
+    for how, same in ((Degradation(occluder=0.25, occluder_alike=True), True), (Degradation(occluder=0.25), False)):
+        a, b = (degraded_picture(NOISE, how, name) for name in "ab")
+        assert torch.equal(a, b) == same
+    assert torch.equal(degraded_picture(NOISE, Degradation(occluder_alike=True), "a"), NOISE)
+
+
+def test_light_does_not_move_the_occluder(scene):
+    """One kind of degradation does not change what another draws."""
+    view = scene.split.train[1]
+    alone, both = (degraded(scene, how) for how in (Degradation(occluder=0.3), Degradation(occluder=0.3, colour=0.2)))
+    covered = alone.pictures[view][:, :, 3] != scene.pictures[view][:, :, 3]
+    assert torch.equal(covered, both.pictures[view][:, :, 3] != scene.pictures[view][:, :, 3])
+
+
+def test_jpeg_is_deterministic_and_lossy():
+    at = {q: degraded_picture(NOISE, Degradation(jpeg=q), "a") for q in (5, 50, 95)}
+    assert torch.equal(at[5], degraded_picture(NOISE, Degradation(jpeg=5, seed=9), "b"))  # nothing is drawn
+    lost = [float((at[q][:, :, :3].float() - NOISE[:, :, :3].float()).square().mean()) for q in (5, 50, 95)]
+    assert lost[0] > lost[1] > lost[2] > 0
+    assert all(torch.equal(seen[:, :, 3], NOISE[:, :, 3]) for seen in at.values())
+
+
+@pytest.mark.parametrize("how", [Degradation(blur_px=1.5), Degradation(low_resolution=3)], ids=str)
+def test_what_has_one_colour_keeps_it(how):
+    assert torch.equal(degraded_picture(GREY, how, "a"), GREY)
+    assert degraded_picture(GREY[:3, :2], how, "a").shape == (3, 2, 3)  # smaller than the kernel, and than a square
+
+
+def test_blur_spreads_a_point_as_a_gaussian():
+    point = torch.zeros(41, 41, 1)
+    point[20, 20] = 1.0
+    seen = blurred(point, 2.0)[:, :, 0]
+    away = torch.arange(41) - 20.0
+    assert float(seen.sum()) == pytest.approx(1.0, abs=1e-5)
+    assert float((seen.sum(dim=0) * away.square()).sum()) == pytest.approx(4.0, rel=0.03)  # cut at three deviations
+    torch.testing.assert_close(seen, seen.T)
+
+
+def test_blur_and_fewer_pixels_keep_the_mean():
+    rgb = NOISE[:, :, :3].float()
+    for how in (Degradation(blur_px=1.5), Degradation(low_resolution=4)):
+        seen = degraded_picture(NOISE, how, "a")[:, :, :3].float()
+        assert float(seen.mean()) == pytest.approx(float(rgb.mean()), abs=1.5)
+        assert float(seen.std()) < 0.5 * float(rgb.std())
+
+
+def test_a_factor_of_one_is_every_pixel():
+    for factor in (0, 1):
+        assert torch.equal(degraded_picture(NOISE, Degradation(low_resolution=factor), "a"), NOISE)
+
+
+@pytest.mark.parametrize(
+    ("plain", "said"),
+    [
+        ({"colour": 1.2}, "'colour' is 1.2; expected 0 to 1"),
+        ({"occluder": 2.0}, "'occluder' is 2; expected 0 to 1"),
+        ({"occluder": -0.1}, "'occluder' is -0.1; expected 0 to 1"),
+        ({"occluder_alike": 1}, "occluder_alike"),
+        ({"blur_px": -1.0}, "'blur_px' is -1; expected 0 or more"),
+        ({"low_resolution": -2}, "'low_resolution' is -2; expected 0 or more"),
+        ({"low_resolution": 1.5}, "low_resolution"),
+        ({"jpeg": 96}, "'jpeg' is 96; expected 0 to 95"),
+        ({"jpeg": -1}, "'jpeg' is -1; expected 0 to 95"),
+        ({"blur": 1.0}, "blur_px"),
+    ],
+)
+def test_mistakes_in_options_of_pictures(plain, said):
+    with pytest.raises(UserError) as error:
+        degradation_of(plain)
+    assert said in str(error.value)

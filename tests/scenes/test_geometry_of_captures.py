@@ -102,14 +102,17 @@ def test_lego_depth_agrees_across_views(data_dir):
     """Within 0.03 in the median, the step of its 8-bit depth pictures; distances as the scene holds them."""
     scene = load_scene(data_dir("nerf_lego_400"))
     among = [i for i in range(len(scene)) if scene.depth is not None and scene.depth[i].isfinite().any()]
-    errors = []
+    errors, as_z = [], []
     for a in among[::4]:
         b = nearest_view(scene.cameras, a, among)
-        first, second = (_z_map(scene, i) for i in (a, b))
-        errors.append(across(first, second, scene.cameras, a, b)[:, 0])
+        maps = [_z_map(scene, i) for i in (a, b)]
+        errors.append(across(*maps, scene.cameras, a, b)[:, 0])
+        taken_for_z = [scene.depth[i][:, :, 0] for i in (a, b)]
+        as_z.append(across(*taken_for_z, scene.cameras, a, b)[:, 0])
     errors = torch.cat(errors)
     assert len(errors) > 5000
     assert float(errors.median()) < 0.03
+    assert float(errors.median()) < 0.8 * float(torch.cat(as_z).median())  # they are distances along the ray
 
 
 def _z_map(scene: Scene, index: int) -> Tensor:
