@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import struct
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -104,17 +105,32 @@ def photo_listed(root: Path, listed: str, source: Path) -> Path:
 
 
 def masks_beside(root: Path, photos: Sequence[Path]) -> tuple[tuple[Path | None, ...] | None, tuple[str, ...]]:
-    """(mask of each photo or None, notes): `masks/` or `mask/` with a picture of the photo's stem, or name, + .png."""
+    """(mask of each photo or None, notes): `masks/` or `mask/` with a picture of the photo's stem, or name, + .png.
+
+    In the folder of the same name as the photo's own, or by a stem that only one mask has.
+    """
     folder = next((root / name for name in MASK_FOLDERS if (root / name).is_dir()), None)
     if folder is None:
         return None, ()
-    by_stem = {p.stem: p for p in list_photos(folder)}
-    masks = tuple(by_stem.get(photo.stem, by_stem.get(photo.name)) for photo in photos)
+    found = list_photos(folder)
+    stems, shared = Counter(mask.stem for mask in found), Counter(photo.stem for photo in photos)
+    placed = {mask.relative_to(folder).with_suffix(""): mask for mask in found}
+    single = {mask.stem: mask for mask in found if stems[mask.stem] == 1}
+    top = Path(os.path.commonpath([photo.parent for photo in photos]))
+
+    def mask_of(photo: Path) -> Path | None:
+        place = photo.relative_to(top)
+        for key in (place.with_suffix(""), place):
+            if key in placed:
+                return placed[key]
+        return single.get(photo.stem, single.get(photo.name)) if shared[photo.stem] == 1 else None
+
+    masks = tuple(map(mask_of, photos))
     count = sum(mask is not None for mask in masks)
     if count == 0:
         raise UserError(
-            f"{folder}: no mask has the name of a photo (expected {photos[0].stem}.png, ...); rename them,"
-            " or move the folder away to use none"
+            f"{folder}: no mask has the name of a photo (expected {photos[0].stem}.png, ...); rename them, or move the"
+            " folder away: to use none, or to let `rayprior masks SCENE --from` it sort them"
         )
     without = "" if count == len(masks) else f"; {len(masks) - count} photos have none and are kept whole"
     return masks, (f"{count} masks in {folder.name} (white = keep){without}",)
