@@ -172,6 +172,7 @@ RENDER_MISTAKES = {
     "--format avi": "avi",
     "--snapshots": "--snapshots N",
     "--device tpu": "--device tpu",
+    "--appearance mean": "one light for all photographs",
 }
 
 
@@ -187,6 +188,34 @@ def test_mistakes_about_a_run(rayprior: Cli):
         assert status == 2
         assert fragment in err
     assert files() == before
+
+
+APPEARANCE_MISTAKES = {
+    "train-0000": "did you mean 'train-000'",
+    "moon": "expected mean, or the name of a training photograph",
+    "test-000": "training did not see this photograph",
+    "train-000 --snapshots": "a film of the training is in the mean light",
+}
+
+
+def test_a_film_in_the_light_of_a_photograph(rayprior: Cli, monkeypatch: pytest.MonkeyPatch):
+    """Each photograph's code makes other frames; `eval` says whose light it scored."""
+    monkeypatch.setattr("rayprior.evaluation.appearance.RAYS", 16)
+    settings = ("--set", "codes.affine=true", "--set", "optimiser.lr=0.1", "--steps", "30")
+    assert rayprior("train", "grid", SCENE, "--size", "small", *settings, "--out", "runs/a")[0] == 0
+    film = ("render", "runs/a", "--frames", "1", "--size", "8x8", "--format", "png")
+    for name, typed in (("none", ()), ("mean", ("--appearance", "mean")), ("first", ("--appearance", "train-000"))):
+        status, out, err = rayprior(*film, "--out", name, *typed)
+        assert (status, out.strip()) == (0, name), err
+    frames = {name: (Path(name) / "0000.png").read_bytes() for name in ("none", "mean", "first")}
+    assert frames["none"] == frames["mean"] != frames["first"]
+    before = files()
+    for typed, fragment in APPEARANCE_MISTAKES.items():
+        status, _, err = rayprior(*film, "--appearance", *typed.split())
+        assert (status, "Traceback" in err) == (2, False), err
+        assert fragment in err
+    assert files() == before
+    assert "appearance: half-image: codes fitted to the left half" in rayprior("eval", "runs/a", "--lpips", "none")[1]
 
 
 def test_a_mistake_in_a_process_of_its_own(tmp_path: Path):

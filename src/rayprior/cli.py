@@ -15,6 +15,7 @@ from rayprior.errors import UserError
 
 if TYPE_CHECKING:
     from rayprior.training.recipe import Recipe
+    from rayprior.viewer.view import Watch
 
 DONE, FAULT, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 ABOUT = "Radiance fields from imperfect captures: train, measure, render. Begin with: rayprior demo"
@@ -158,6 +159,8 @@ def train(
     snapshots: Annotated[int, arg(metavar="N")] = 0,
     resume: Annotated[Path | None, option("RUN")] = None,
     tensorboard: Flag = False,
+    watch: Flag = False,
+    port: Annotated[int, arg(metavar="P")] = 8080,
 ) -> None:
     """Train RECIPE on SCENE, measure it on the held-out views, write a report. With --resume RUN, go on with a run.
 
@@ -189,10 +192,13 @@ def train(
         snapshots: keep the weights so many times on the way, for a video of training
         resume: the folder of a run to go on with; RECIPE and SCENE are then optional and must agree
         tensorboard: also write event files (extra: log)
+        watch: show the field in a browser while it trains, and until Ctrl-C (extra: viewer)
+        port: of the page that --watch opens
     """
     from rayprior.training.budget import Budget
     from rayprior.verbs import train as verb
 
+    page = _watched(watch, port)
     budget = None if steps is None and seconds is None else Budget(steps, seconds)
     chooses = {"field": field, "size": size, "quality": quality, "prior": prior, "set": set}
     opens = {
@@ -203,7 +209,8 @@ def train(
         kept = {"out": out, "seed": seed, "threads": threads, "device": device, **opens}
         _refuse_beside_resume(resume, kept if recipe is not None else kept | chooses)
         wanted = None if recipe is None else _chosen_recipe(recipe, field, size, quality, prior, set)
-        verb.resume(resume, budget, wanted, scene, snapshots=snapshots, tensorboard=tensorboard)
+        verb.resume(resume, budget, wanted, scene, snapshots=snapshots, tensorboard=tensorboard, follow=page)
+        _stay(page)
         return
     if recipe is None or scene is None:
         missing = "a recipe and a scene" if recipe is None else "a scene"
@@ -214,8 +221,23 @@ def train(
     given: dict[str, Any] = {name.replace("-", "_"): value for name, value in opens.items() if value is not None}
     verb.train(
         chosen, load_scene(scene, **given), budget, out=out, seed=seed or 0, threads=threads, device=device or "auto",
-        snapshots=snapshots, tensorboard=tensorboard,
+        snapshots=snapshots, tensorboard=tensorboard, follow=page,
     )  # fmt: skip
+    _stay(page)
+
+
+def _watched(watch: bool, port: int) -> Watch | None:
+    """What `--watch` shows each step to."""
+    if not watch:
+        return None
+    from rayprior.viewer.view import Watch
+
+    return Watch(port)
+
+
+def _stay(page: Watch | None) -> None:
+    if page is not None:
+        page.stay()
 
 
 def _refuse_beside_resume(run: Path, options: Mapping[str, Any]) -> None:
@@ -259,6 +281,7 @@ def render(
     frames: Annotated[int | None, option("N", "60, or as many as the path has")] = None,
     size: Annotated[str | None, option("WxH", "the first training picture's")] = None,
     out: Annotated[Path | None, option("PATH", "RUN/renders/PATH.FORMAT")] = None,
+    appearance: Annotated[str | None, option("VIEW|mean", "mean")] = None,
     snapshots: Flag = False,
     threads: Threads = None,
     device: Annotated[str, arg(metavar="D")] = "auto",
@@ -272,13 +295,17 @@ def render(
         frames: how many
         size: of the pictures, 640x480
         out: the file, or with png the folder
+        appearance: in the light of this training photograph, where each has its own (recipes wild, nerfw, nerf-a)
         snapshots: one still view through the training instead (train with --snapshots N)
         threads: of the kernels and of torch
         device: auto, cpu, cuda or cuda:N
     """
     from rayprior.verbs.render import render_run
 
-    render_run(run, path, show, format, frames, size, out, snapshots=snapshots, threads=threads, device=device)
+    render_run(
+        run, path, show, format, frames, size, out, appearance=appearance, snapshots=snapshots, threads=threads,
+        device=device,
+    )  # fmt: skip
 
 
 @app.command
@@ -340,9 +367,184 @@ def study(
 
     arms = tuple(filter(None, map(str.strip, (only or "").split(","))))
     budget = None if steps is None and seconds is None else Budget(steps, seconds)
-    run_study(
-        file, selection=Selection(all, arms), out=out, data=data, workers=workers, budget=budget, dry_run=dry_run
+    run_study(file, selection=Selection(all, arms), out=out, data=data, workers=workers, budget=budget, dry_run=dry_run)
+
+
+@app.command
+def masks(
+    path: Positional[Annotated[str, arg(metavar="SCENE|PHOTOS", help="a capture, or a folder of photos")]],
+    folder: Annotated[Path | None, arg(name="from", metavar="DIR", help_behavior_hint="")] = None,
+    key: Annotated[str | None, option("'#rrggbb'")] = None,
+    sam: Folder = None,
+    out: Annotated[Path | None, option("DIR", "masks, in the capture's folder")] = None,
+    invert: Flag = False,
+    tolerance: Annotated[int | None, option("T", "24")] = None,
+    points: Annotated[str | None, option("'x,y;x,y,0'")] = None,
+    boxes: Annotated[str | None, option("'x0,y0,x1,y1'")] = None,
+    prompts: Annotated[Path | None, option("FILE")] = None,
+    automatic: Flag = False,
+    force: Flag = False,
+) -> None:
+    """Make masks of a capture's photos (white = keep), where `train` finds them; an overlay shows them.
+
+    Args:
+        folder: from pictures, one a photo, of the photo's name: black and white, or cut-outs with alpha
+        key: by a colour: what has it is left out
+        sam: by Segment Anything; the folder of its two ONNX files, *encoder*.onnx and *decoder*.onnx (extra: masks)
+        out: where to write; masks that are up to date stay
+        invert: in the files of --from black means keep
+        tolerance: of --key, the largest difference of a channel in 8-bit steps
+        points: for --sam, in pixels, the same for all photos; a third number 0: leave out
+        boxes: for --sam, in pixels, the same for all photos; several are several objects
+        prompts: for --sam, a JSON file with points and boxes of single photos
+        automatic: for --sam, photos without prompts: the object in the middle
+        force: replace masks that were not made here
+    """
+    from rayprior.verbs.masks import masks as make
+
+    make(
+        path, folder, key, sam, out, invert=invert, tolerance=tolerance, points=points, boxes=boxes, prompts=prompts,
+        automatic=automatic, force=force,
+    )  # fmt: skip
+
+
+@app.command
+def view(
+    target: Positional[Annotated[str, arg(metavar="RUN|SCENE", help="the folder of a run, or a capture")]],
+    port: Annotated[int, arg(metavar="P")] = 8080,
+    threads: Threads = None,
+    device: Annotated[str, arg(metavar="D")] = "auto",
+) -> None:
+    """Look at a run's field, or at a capture, in a browser on this machine (extra: viewer).
+
+    Args:
+        port: of the page
+        threads: of the kernels and of torch
+        device: auto, cpu, cuda or cuda:N
+    """
+    from rayprior.viewer.view import view as show
+
+    show(target, port=port, threads=threads, device=device)
+
+
+@app.command
+def doctor(
+    scene: Positional[SceneArg],
+    json: Annotated[Path | None, option("FILE")] = None,
+    split: Name = None,
+    downscale: Annotated[int, arg(metavar="K")] = 1,
+    near: Annotated[float | None, option("X")] = None,
+    far: Annotated[float | None, option("Y")] = None,
+    masks: MaskRule = "ignore",
+    format: Name = None,
+    depth: Folder = None,
+) -> None:
+    """Say whether a capture can be trained on: each finding with its evidence and remedy. Exits with 0, 3 or 4.
+
+    0 is usable, 3 doubtful, 4 unusable.
+
+    Args:
+        json: also write the findings there, for programs
+        split: a named split
+        downscale: whole factor by which pictures are made smaller
+        near: where rendering starts, in the capture's unit
+        far: where rendering ends, in the capture's unit
+        masks: what masked-out pixels are: ignored, known background, or photographs that are not scored
+        format: instead of the one that is found
+        depth: folder of depth maps, instead of those beside the pictures
+    """
+    from rayprior.verbs import doctor as verb
+
+    options = {
+        "split": split, "downscale": downscale, "near": near, "far": far, "masks": masks, "format": format,
+        "depth": depth,
+    }  # fmt: skip
+    status = verb.doctor(scene, options, json)
+    if status:
+        sys.exit(status)
+
+
+@app.command
+def capture(
+    photos: Positional[Annotated[Path, arg(metavar="PHOTOS|VIDEO", help="a folder of photos, or a film")]],
+    out: Annotated[Path, arg(metavar="SCENE")],
+    frames: Annotated[int, arg(metavar="N")] = 120,
+    cameras: Literal["auto", "one", "each"] = "auto",
+    lens: Annotated[str | None, option("MODEL", "OPENCV, or SIMPLE_RADIAL for few photos")] = None,
+    matching: Literal["auto", "sequential", "exhaustive"] = "auto",
+    feature_size: Annotated[int, arg(metavar="PX")] = 1600,
+    attempts: Annotated[int | None, option("N", "all that are needed")] = None,
+    masks: Folder = None,
+    turntable: Flag = False,
+    poses: Annotated[str | None, option("SCENE")] = None,
+    undistort: Flag = False,
+    seed: Annotated[int, arg(metavar="N")] = 0,
+    threads: Threads = None,
+) -> None:
+    """Find cameras and points of photos or of a film (structure from motion); the same command goes on after a stop.
+
+    Args:
+        out: where the scene is written
+        frames: how many of a film, the sharpest of each stretch
+        cameras: which photos share a camera: by size and EXIF, all, or none
+        lens: COLMAP's model: SIMPLE_PINHOLE, PINHOLE, SIMPLE_RADIAL, RADIAL, OPENCV, OPENCV_FISHEYE, ...
+        matching: which pairs are compared first: sequential for photos in order, exhaustive for all pairs
+        feature_size: longest side at which features are sought
+        attempts: at most this many, each wider than the one before
+        masks: folder of masks, NAME.png of each photo, white = keep; they go into the scene
+        turntable: the object turns before a fixed camera: features are sought inside the masks alone
+        poses: a capture whose cameras are taken as they are; points alone are made
+        undistort: also write photos without distortion
+        seed: of the first attempt
+        threads: of matching and mapping
+    """
+    from rayprior.capture.capture import CaptureOptions
+    from rayprior.verbs.capture import run_capture
+
+    chosen = CaptureOptions(
+        frames, cameras, lens, matching, feature_size, attempts, masks, turntable, poses, undistort, seed, threads
     )
+    run_capture(photos, out, chosen)
+
+
+@app.command
+def export(
+    run: Positional[RunArg],
+    what: Positional[
+        Annotated[str, arg(metavar="mesh|points|poses|depth|video|nerfstudio|colmap|llff", help="what to write")]
+    ],
+    out: Annotated[Path | None, option("PATH", "RUN/export/WHAT")] = None,
+    format: Annotated[str | None, option("glb|ply|obj, mp4|webp|gif", "glb, mp4, or that of --out")] = None,
+    resolution: Annotated[int | None, option("N", "256")] = None,
+    level: Annotated[float | None, option("X", "0.5")] = None,
+    box: Annotated[str | None, option("X,Y,Z,X,Y,Z", "the scene's own")] = None,
+    count: Annotated[int | None, option("N", "300000")] = None,
+    path: Annotated[str | None, option("orbit|train|test|...|FILE", "depth: train, video: orbit")] = None,
+    frames: Annotated[int | None, option("N", "60, or as many as the path has")] = None,
+    threads: Threads = None,
+    device: Annotated[str, arg(metavar="D")] = "auto",
+) -> None:
+    """Write a run's mesh, points, poses, depth or film, or its capture for nerfstudio, COLMAP or LLFF: RUN/export/WHAT.
+
+    Args:
+        out: the file, or the folder; nothing that is there is replaced
+        format: of a mesh or a video
+        resolution: of a mesh: cells along the longest side of its box
+        level: of a mesh: the opacity that makes a surface, above 0 and below 1
+        box: of a mesh: two corners, in the capture's unit
+        count: of points: how many rays are followed to where they end
+        path: of depth or a video: a named path, or a JSON file with one
+        frames: of depth or a video: how many
+        threads: of the kernels and of torch
+        device: auto, cpu, cuda or cuda:N
+    """
+    from rayprior.verbs.export import export_run
+
+    options = {
+        "format": format, "resolution": resolution, "level": level, "box": box, "count": count, "path": path,
+        "frames": frames,
+    }  # fmt: skip
+    export_run(run, what, out, options=options, threads=threads, device=device)
 
 
 @app.command

@@ -274,8 +274,8 @@ fewview = replace(
 
 # Ours. Some distances are known, of dense maps or of sparse points. They decide where things are while that is open,
 # and fade to a tenth: photographs are sharper than any sensor's depth, and contradict it where it is wrong.
-def _fading(weight: float) -> Schedule:
-    return Schedule(((0.0, weight), (1.0, weight / 10)), of="budget", shape="log")
+def _fading(start: float, end: float) -> Schedule:
+    return Schedule(((0.0, start), (1.0, end)), of="budget", shape="log")
 
 
 depth = replace(
@@ -285,8 +285,8 @@ depth = replace(
     sampler=DensityGrid(guide=Guide(share=0.25)),
     terms={
         **grid.terms,
-        "depth": Depth(weight=_fading(3e-4), rays=64, judgement="termination"),
-        "free_space": FreeSpace(weight=_fading(3e-3), rays=64, margin=0.1),
+        "depth": Depth(weight=_fading(3e-4, 3e-5), rays=64, judgement="termination"),
+        "free_space": FreeSpace(weight=_fading(3e-3, 3e-4), rays=64, margin=0.1),
     },
     expects="no published number: it is ours; docs/methods/depth.md has the measured ones",
 )
@@ -320,18 +320,22 @@ def with_field(recipe: Recipe, kind: Literal["mlp", "grid"]) -> Recipe:
 
 
 def with_size(recipe: Recipe, size: Literal["small", "full"]) -> Recipe:
-    """'small': the recipe of tests and studies of MLP fields: 4 x 64, 24 + 24 samples, 128 rays."""
+    """'small': the recipe of tests and studies of MLP fields: 4 x 64, 24 + 24 samples, 128 rays, a second medium of
+    1 x 32."""
     if size == "full":
         return recipe
-    field, sampler = recipe.field, recipe.sampler
+    field, sampler, codes = recipe.field, recipe.sampler, recipe.codes
     if isinstance(field, Mlp):
         field = replace(field, depth=4, width=64, skip=2)
     else:
         field = replace(field, log2_entries=13, finest=128)
     if isinstance(sampler, CoarseField):
         sampler = replace(sampler, coarse=24, fine=24)
+    if codes.transient:  # else it is larger than the field
+        codes = replace(codes, layers=1, hidden=32)
     terms = {name: _with_share_of(term, 128, recipe.photo.rays) for name, term in recipe.terms.items()}
-    return replace(recipe, field=field, sampler=sampler, photo=replace(recipe.photo, rays=128), terms=terms)
+    photo = replace(recipe.photo, rays=128)
+    return replace(recipe, field=field, sampler=sampler, codes=codes, photo=photo, terms=terms)
 
 
 def _with_share_of(term: Term, photo: int, before: int | None) -> Term:

@@ -273,7 +273,7 @@ def test_keypoints_that_are_not_there(sparse):
         degraded(sparse, Degradation(keypoints=99999))
 
 
-# -- light, occluders, and pictures of low quality: NeRF-W's test-bed ---------------------------------------------------
+# -- light, occluders, and pictures of low quality: NeRF-W's test-bed --------------------------------------------------
 
 SIZES = pytest.mark.parametrize("size", [(80, 60), (60, 80), (8, 8)])
 NOISE = torch.randint(0, 256, (60, 80, 4), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)

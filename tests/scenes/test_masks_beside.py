@@ -1,4 +1,4 @@
-"""Masks beside photos are found by the folder that a photo is in, then by its name, and never given to two by chance."""
+"""Masks beside photos are found by the folder that a photo is in, then by its name; one is never given to two."""
 
 from __future__ import annotations
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
 
 from rayprior.errors import UserError
+from rayprior.evaluation.appearance import fit_code
 from rayprior.scenes.open import load_scene
 from rayprior.scenes.synthetic import synthetic_scene
 from rayprior.study.jobs import Job, Selection, _load, jobs, run_job, selected_arms, sweep_jobs
@@ -20,7 +21,10 @@ from rayprior.training.budget import Budget
 
 FOLDER = Path(__file__).parents[2] / "studies"
 FILES = sorted(FOLDER.glob("*.toml"))
-NEEDED = {"infonerf", "infonerf_mlp", "dsnerf", "depth_strategies", "depth_stress", "depth_sweep", "fewview", "depth"}
+NEEDED = {
+    "infonerf", "infonerf_mlp", "dsnerf", "depth_strategies", "depth_stress", "depth_sweep", "fewview", "depth",
+    "nerfw", "low_quality", "wild",
+}  # fmt: skip
 STEPS = 0.02  # seconds a step of `grid` at 1024 + 256 rays on one core of a slow laptop
 BESIDE = 15.0  # seconds of a run beside its training
 MOST = 40 * 60.0  # seconds that the decisive part may take on two cores
@@ -31,8 +35,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:an opaque tail")
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Embedded scenes with the same cameras and small pictures."""
+    """Embedded scenes with the same cameras and small pictures; codes of held-out views are fitted in two steps."""
     small = cache(lambda name: synthetic_scene(name, size=24, supersample=1))
+    monkeypatch.setattr("rayprior.evaluation.evaluate.fit_code", partial(fit_code, steps=2))
     monkeypatch.setattr("rayprior.scenes.open.synthetic_scene", small)
     _load.cache_clear()
     yield

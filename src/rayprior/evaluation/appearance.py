@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from rayprior.errors import UserError, did_you_mean
 from rayprior.fields.codes import Code
 from rayprior.rendering.model import Model
 from rayprior.scenes.scene import Scene
@@ -53,6 +54,36 @@ def fit_code(model: Model, scene: Scene, view: int, *, steps: int = STEPS, seed:
             row.grad = gradient
         adam.step()
     codes.give(view, *(None if row is None else row.detach() for row in rows))
+
+
+def show_in_light_of(model: Model, scene: Scene, photograph: str) -> None:
+    """Rays of no photograph, as on a camera path, are from now on rendered in the light of this training photograph.
+
+    photograph  its name; or 'mean', as by default: the mean code of all of them
+
+    UserError where the model learned no light of single photographs, and for a name that is no training photograph's.
+    """
+    codes = model.codes
+    if codes is None or not codes.config.colours:
+        raise UserError(
+            f"--appearance {photograph}: this run has one light for all photographs; leave it out, or train with codes"
+            " (the recipes wild, nerfw and nerf-a have them, --set codes.appearance=8 adds them)"
+        )
+    known = {scene.names[view]: view for view in scene.split.train}
+    if photograph == "mean":
+        codes.seen_as = None
+    elif photograph in known:
+        codes.seen_as = known[photograph]
+    elif photograph in scene.names:
+        raise UserError(
+            f"--appearance {photograph}: training did not see this photograph, so its light is not known; name one that"
+            f" it did, such as '{next(iter(known))}', or mean"
+        )
+    else:
+        raise UserError(
+            f"--appearance {photograph}: expected mean, or the name of a training photograph"
+            f"{did_you_mean(photograph, known)}"
+        )
 
 
 def _spread(rows: list[Tensor | None], count: int, device: torch.device) -> Code:

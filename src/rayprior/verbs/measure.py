@@ -151,6 +151,8 @@ def _print_table(result: Evaluation, run: Run) -> None:
     table.add_section()
     table.add_row("mean", *(number(result.mean[key]) for key in keys), style="bold")
     console.print(table)
+    if run.recipe.codes.any:  # photographs differ, and whose light they are scored in decides a decibel
+        console.print(f"appearance: {result.protocol['appearance']}")
     console.print(_expectation(run.recipe))
 
 

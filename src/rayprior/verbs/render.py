@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rayprior.errors import UserError
+from rayprior.evaluation.appearance import show_in_light_of
 from rayprior.evaluation.export import export_path
 from rayprior.evaluation.trajectories import camera_path
 from rayprior.scenes.scene import Scene
@@ -23,6 +24,7 @@ def render_run(
     size: str | None,
     out: Path | None,
     *,
+    appearance: str | None,
     snapshots: bool,
     threads: int | None,
     device: str,
@@ -30,6 +32,10 @@ def render_run(
     """A film along a path, or of the training; prints its path last."""
     run, scene = opened(path, threads, device)
     wanted = None if size is None else _size(size)
+    if appearance is not None:
+        if snapshots:
+            raise UserError("--appearance: a film of the training is in the mean light; leave it out, or --snapshots")
+        show_in_light_of(run.model, scene, appearance)
     if snapshots:
         print(_training_film(run, scene, format, wanted, out))
         return
