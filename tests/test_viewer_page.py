@@ -125,7 +125,7 @@ def test_a_visitor_gets_cameras_points_and_pictures(page: Page, scene: Scene):
     with served(page):
         visitor = Visitor(page)
         visitor.look()
-        pictures = visitor.hear("BackgroundImageMessage", count=2)
+        pictures = visitor.hear("BackgroundImageMessage")  # one, or more where the machine is slow
         assert len(visitor.hear("CameraFrustumMessage", count=len(scene))) == len(scene)
         assert scene.points is not None
         assert visitor.hear("PointCloudMessage")

@@ -123,7 +123,7 @@ class Ball(Field):
     def density(self, x, generator=None):
         return torch.where(x.norm(dim=-1) < self.radius, self.inside, 0.0).to(x.dtype), x
 
-    def colour(self, feature, directions):
+    def colour(self, feature, directions, appearance=None):
         return torch.tensor([1.0, 0, 0], dtype=feature.dtype).expand(feature.shape)
 
     def tables(self):
@@ -185,7 +185,7 @@ def test_deferred_colour_is_of_the_mean_feature():
         def density(self, x, generator=None):
             return super().density(x)[0], torch.ones_like(x) * 0.5
 
-        def colour(self, feature, directions):
+        def colour(self, feature, directions, appearance=None):
             assert feature.shape == directions.shape
             return feature
 

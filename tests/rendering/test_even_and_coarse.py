@@ -30,7 +30,7 @@ class Wall(Field):
     def density(self, x, generator=None):
         return torch.where(x[..., 2] > 4, self.value, 0.0).to(x.dtype), x
 
-    def colour(self, feature, directions):
+    def colour(self, feature, directions, appearance=None):
         return torch.sigmoid(feature)
 
     def tables(self):

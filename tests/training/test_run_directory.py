@@ -149,7 +149,7 @@ def test_files_of_a_newer_format_are_refused(run: Run, path: Path, name: str) ->
     file.write_text(json.dumps({**json.loads(file.read_text()), "format": 9}))
     with refused() as said:
         Run.open(path)
-    assert said[0] == f"{file}: written by a newer rayprior (format 9; this one reads up to 2); update rayprior"
+    assert said[0] == f"{file}: written by a newer rayprior (format 9; this one reads up to 3); update rayprior"
 
 
 @pytest.mark.parametrize("name", ["recipe.json", "scene.json", "system.json"])
@@ -350,7 +350,7 @@ class Rogue:
 
 @pytest.mark.parametrize(
     "content",
-    [{"weights": torch.zeros(2)}, [1, 2], Rogue(), {"format": 2, "recipe": "", "state": Rogue()}, nn.Linear(1, 1)],
+    [{"weights": torch.zeros(2)}, [1, 2], Rogue(), {"format": 3, "recipe": "", "state": Rogue()}, nn.Linear(1, 1)],
     ids=["another dict", "a list", "code", "code inside", "a module"],
 )
 def test_states_from_elsewhere_are_refused_and_never_run(saved: Run, content: Any, tmp_path, monkeypatch) -> None:
@@ -375,13 +375,13 @@ def test_weights_from_elsewhere_are_refused(saved: Run) -> None:
 
 def test_a_newer_checkpoint_is_refused(saved: Run) -> None:
     folder = saved.checkpoint_folder(20)
-    newer = "written by a newer rayprior (format 3; this one reads up to 2); update rayprior"
-    about = json.dumps({"format": 3, "recipe": saved.recipe_hash})
+    newer = "written by a newer rayprior (format 4; this one reads up to 3); update rayprior"
+    about = json.dumps({"format": 4, "recipe": saved.recipe_hash})
     safetensors.torch.save_file(model().state_dict(), folder / "model.safetensors", {"rayprior": about})
     with refused() as said:
         saved.load_weights(model())
     assert said[0] == f"{folder / 'model.safetensors'}: {newer}"
-    torch.save({"format": 3, "recipe": saved.recipe_hash, "step": 20, "state": {}}, folder / "state.pt")
+    torch.save({"format": 4, "recipe": saved.recipe_hash, "step": 20, "state": {}}, folder / "state.pt")
     with refused() as said:
         saved.load_checkpoint(model())
     assert said[0] == f"{folder / 'state.pt'}: {newer}"
