@@ -122,3 +122,18 @@ def test_a_trained_model_sees_what_it_was_trained_with(tmp_path, budget, step, v
     again = Run.open(tmp_path / "run")
     assert again.recipe == recipe
     assert again.model.field.config.visible == pytest.approx(visible)
+
+
+@pytest.mark.parametrize("budget", [Budget(steps=100), Budget(seconds=10)], ids=["steps", "seconds"])
+def test_a_snapshot_sees_what_it_was_trained_with(tmp_path, budget):
+    """Not what the end of the training saw."""
+    recipe = Recipe(
+        "mine", "", replace(GRID, visible=Schedule(((0, 0), (1, 1)), of="budget")),
+        DensityGrid(resolution=8, samples=4), {"photometric": Photometric()}, space=BOX,
+    )  # fmt: skip
+    run = Run.create(tmp_path / "run", recipe, Opening("here", {}, {}), Conditions(budget))
+    for step in (25, 100):
+        run.log({"step": step, "seconds": step / 10})
+    run.save_snapshot(25, run.build(25))
+    run.save_checkpoint(100, run.build(), {})
+    assert run.snapshot(25).field.config.visible == pytest.approx(0.25)

@@ -300,10 +300,9 @@ def check_scenes(todo: Sequence[Job]) -> None:
 def _test_curve(run: Run, scene: Scene, views: Sequence[int], halves: bool) -> tuple[tuple[float, float | None], ...]:
     """(share of the steps, PSNR on a few of the views) at each snapshot."""
     some = views[:: max(1, len(views) // CURVE_VIEWS)][:CURVE_VIEWS]
-    model, curve = run.build(), []
+    curve = []
     for step in run.snapshots:
-        run.load_snapshot(model, step)
-        scored = evaluate(model, scene, some, lpips="none", halves=halves, keep=0).mean["psnr"]
+        scored = evaluate(run.snapshot(step), scene, some, lpips="none", halves=halves, keep=0).mean["psnr"]
         curve.append((step / max(run.latest or 0, 1), scored))
     return tuple(strict(curve))
 

@@ -152,11 +152,16 @@ class Run:
         run._write_system(self.versions)
         return run
 
-    def build(self) -> Model:
-        """The model of this run's recipe, its weights not yet filled. Schedules stay at the value that they had at the
-        latest checkpoint (of a budget in seconds: at its end), since that is what its weights were trained with."""
-        recipe, step = self.recipe, self.latest or 0
-        progress = self.conditions.budget.progress(step, math.inf)
+    def build(self, step: int | None = None) -> Model:
+        """The model of this run's recipe, its weights not yet filled. Schedules have the value that they had at `step`,
+        by default at the latest checkpoint (of a budget in seconds: at its end): that is what weights were trained with.
+        """
+        recipe, seconds = self.recipe, math.inf
+        if step is None:
+            step = self.latest or 0
+        elif self.conditions.budget.seconds is not None:
+            seconds = max((row["seconds"] for row in self.read_log() if row["step"] <= step), default=0.0)
+        progress = self.conditions.budget.progress(step, seconds)
         field, sampler = resolve((recipe.field, recipe.sampler), step, progress)
         return Model.build(field, sampler, recipe.space, recipe.compositing, recipe.codes)
 
@@ -254,8 +259,11 @@ class Run:
         files = (self.path / "snapshots").glob("step-*.safetensors")
         return sorted(int(m[1]) for f in files if (m := re.fullmatch(r"step-(\d+)", f.stem)))
 
-    def load_snapshot(self, model: nn.Module, step: int) -> None:
+    def snapshot(self, step: int) -> Model:
+        """The model as it was at a step whose weights were kept."""
+        model = self.build(step)
         self._fill(model, self.path / "snapshots" / f"{_step_name(step)}.safetensors")
+        return model
 
     # -- log -----------------------------------------------------------------------------------------------------------
 

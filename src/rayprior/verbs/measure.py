@@ -117,8 +117,7 @@ def _snapshot_pictures(run: Run, scene: Scene) -> list[tuple[str, Any]]:
 
 def frame_of_step(run: Run, scene: Scene, step: int, size: tuple[int, int] | None = None) -> Any:
     """The first test view as the weights kept at `step` show it."""
-    model = run.build()
-    run.load_snapshot(model, step)
+    model = run.snapshot(step)
     cameras = scene.cameras[scene.split.test[0]]
     picture = render_camera(model, scene, cameras if size is None else resized(cameras, size), 0)
     return shown(picture, "rgb", Span(1.0, 2.0))
