@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from rayprior.evaluation.mesh import box_in_capture_units
 from rayprior.evaluation.trajectories import camera_path_json, read_camera_path
 from rayprior.maths.poses import look_at, rotation_xyz
 from rayprior.maths.space import Box, Similarity
@@ -20,7 +21,7 @@ from rayprior.scenes.scene import Bounds, Scene
 from rayprior.scenes.synthetic import synthetic_scene
 from rayprior.viewer.painter import FIRST_RATE, UNCERTAIN, Look, Painted, Painter, View, shown_axes
 from rayprior.viewer.path import path_cameras, smooth_path
-from rayprior.viewer.stage import box_in_capture, capture_box_shown, thumbnail
+from rayprior.viewer.stage import capture_box_shown, thumbnail
 from rayprior.viewer.stream import MOST, STILL, Stream
 
 
@@ -167,11 +168,10 @@ def test_the_crop_box_lies_along_the_captures_axes(scene: Scene):
 
 
 def test_the_captures_box_is_found_again(scene: Scene):
-    shown = shown_axes(scene)
-    low, high = box_in_capture(scene, shown)
-    assert tuple(low) == pytest.approx(scene.bounds.box.low)
-    assert tuple(high) == pytest.approx(scene.bounds.box.high)
-    box = capture_box_shown(scene, shown, low, high)
+    shown, found = shown_axes(scene), box_in_capture_units(scene)
+    assert found.low == pytest.approx(scene.bounds.box.low)
+    assert found.high == pytest.approx(scene.bounds.box.high)
+    box = capture_box_shown(scene, shown, found.low, found.high)
     focus = scene.focus.tolist()
     assert box.low == pytest.approx([a - b for a, b in zip(scene.bounds.box.low, focus)])
 
@@ -364,6 +364,20 @@ def test_another_layer_is_painted_for_all(watched):
     while stream.work(stub):
         pass
     assert [look.layer for _, _, look in stub.painted] == ["colour"] * 3 + ["opacity"] * 3
+
+
+def test_a_choice_made_while_a_picture_is_painted_is_not_lost(watched):
+    """Not even where the first picture is fine enough to be the last."""
+    stream, stub, clock, _ = watched
+    stub.rate = 1e7
+    stream.look_from(1, ahead(), 480_000)
+    stub.meanwhile = lambda: stream.choose(Look("opacity"))
+    stream.work(stub)
+    stub.meanwhile = lambda: None
+    clock.now += 1
+    while stream.work(stub):
+        pass
+    assert stub.painted[-1][2].layer == "opacity"
 
 
 def test_new_weights_refine_what_is_still(watched):

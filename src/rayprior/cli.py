@@ -251,7 +251,6 @@ def _refuse_beside_resume(run: Path, options: Mapping[str, Any]) -> None:
 
 
 @app.command(name="eval")
-@app.command(name="eval")
 def evaluate(
     run: Positional[RunArg],
     lpips: Literal["auto", "alex", "vgg", "none"] = "auto",

@@ -312,9 +312,9 @@ def with_field(recipe: Recipe, kind: Literal["mlp", "grid"]) -> Recipe:
     like = nerf if kind == "mlp" else grid
     if isinstance(recipe.field, type(like.field)):
         return recipe
-    field, space, compositing = like.field, like.space, like.compositing
+    field, space, compositing = like.field, like.space, Compositing(media=recipe.compositing.media)
     if kind == "mlp":  # not the faithful options, which are NeRF's own: the house's conventions with NeRF's network
-        field, space, compositing = Mlp(), Space(), Compositing()
+        field, space = Mlp(), Space()
     sampler = replace(like.sampler, guide=recipe.sampler.guide)
     return replace(recipe, field=field, sampler=sampler, space=space, compositing=compositing, optimiser=like.optimiser)
 

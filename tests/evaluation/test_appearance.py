@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from rayprior.evaluation import metrics
 from rayprior.evaluation.appearance import fit_code, right_half
 from rayprior.evaluation.evaluate import evaluate
 from rayprior.fields.codes import Codes
@@ -75,3 +76,22 @@ def test_a_darker_photograph_gets_a_darker_code(scene):
 def test_whole_views_are_scored_without_codes(scene):
     result = evaluate(trained(scene, Codes()), scene, scene.split.test[:1], lpips="none")
     assert result.protocol["appearance"] == "whole views; no code is fitted to them"
+
+
+def test_what_was_fitted_to_views_does_not_stay(scene):
+    """Neither a later measurement nor a saved model knows of it; training photographs keep their rows."""
+    model = trained(scene, Codes(appearance=3))
+    assert model.codes is not None
+    before = {name: value.clone() for name, value in model.codes.state_dict().items()}
+    evaluate(model, scene, [*scene.split.test[:1], *scene.split.train[:1]], lpips="none")
+    assert all(torch.equal(value, model.codes.state_dict()[name]) for name, value in before.items())
+    assert not model.codes.known.any()
+
+
+def test_windows_see_the_scored_half_alone():
+    """SSIM of halves is that of the cropped pictures, not thinned by a left half that is the same in both."""
+    wide = synthetic_scene("shapes", size=40, views=4, test_views=1, supersample=1)
+    model, view = trained(wide, Codes(), 5), wide.split.test[0]
+    result = evaluate(model, wide, [view], lpips="none", halves=True)
+    kept = result.kept[0]
+    assert result.mean["ssim"] == pytest.approx(metrics.ssim(kept.picture.rgb[:, 20:], kept.truth[:, 20:]), abs=1e-6)

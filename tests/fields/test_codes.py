@@ -110,3 +110,10 @@ def test_spherical_harmonics_cannot_read_a_code():
     scene = synthetic_scene("shapes", size=16, views=4, test_views=2, supersample=1)
     with pytest.raises(UserError, match=r"field.head=sh makes colour without a network.*codes.affine=true"):
         settle(replace(METHODS["grid"], field=Grid(head="sh"), codes=Codes(appearance=4)), scene)
+
+
+def test_a_table_of_another_scene_is_refused():
+    scene = synthetic_scene("shapes", size=16, views=4, test_views=2, supersample=1)
+    recipe = replace(METHODS["grid"], codes=Codes(affine=True, photographs=3))
+    with pytest.raises(UserError, match=rf"codes.photographs is 3, and .* has {len(scene.names)}.*=null"):
+        settle(recipe, scene)

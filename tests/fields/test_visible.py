@@ -134,6 +134,7 @@ def test_a_snapshot_sees_what_it_was_trained_with(tmp_path, budget):
     run = Run.create(tmp_path / "run", recipe, Opening("here", {}, {}), Conditions(budget))
     for step in (25, 100):
         run.log({"step": step, "seconds": step / 10})
+    assert run.build(25).field.config.visible == pytest.approx(0.25)
     run.save_snapshot(25, run.build(25))
     run.save_checkpoint(100, run.build(), {})
     assert run.snapshot(25).field.config.visible == pytest.approx(0.25)

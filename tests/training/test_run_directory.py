@@ -27,6 +27,7 @@ from rayprior.priors import Distortion, Photometric
 from rayprior.priors.spec import NotImported, parse_prior, user_file
 from rayprior.rendering.density_grid import DensityGrid
 from rayprior.training import run as run_module
+from rayprior.scenes.synthetic import synthetic_scene
 from rayprior.training.budget import Budget
 from rayprior.training.recipe import Recipe
 from rayprior.training.recipe_json import read_recipe, recipe_from_plain, recipe_hash, recipe_to_plain
@@ -287,6 +288,17 @@ def test_snapshots_stay_and_are_filled_in(run: Run, monkeypatch: pytest.MonkeyPa
     run.save_checkpoint(10, model(), {})
     assert run.snapshots == [5, 10]
     assert same(run.snapshot(5), model(5))
+
+
+def test_a_capture_that_changed_is_not_the_scene_of_the_run(tmp_path: Path) -> None:
+    """One photo more moves every eighth: numbers would be of views that were trained on."""
+    scene = synthetic_scene("shapes", size=16, views=4, test_views=2, supersample=1)
+    opening = Opening("synthetic:shapes", {}, scene.protocol)
+    run = Run.create(tmp_path / "other", RECIPE, opening, CONDITIONS)
+    with refused() as said:
+        run.reopen()
+    assert "has other train views than when this run was trained (4 then, 40 now; 'train-004' for one)" in said[0]
+    assert "train anew" in said[0]
 
 
 def test_no_checkpoint_yet(run: Run) -> None:

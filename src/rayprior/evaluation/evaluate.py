@@ -107,19 +107,25 @@ def evaluate(
     rows, counts, kept = [], [], []
     coded = isinstance(model, Model) and model.codes is not None and model.codes.config.colours
     halves = coded if halves is None else halves
+    codes = model.codes if halves and isinstance(model, Model) else None
+    learned = None if codes is None else (codes.known.clone(), {k: v.clone() for k, v in codes.state_dict().items()})
     for done, index in enumerate(views, start=1):
         if halves and isinstance(model, Model):
             fit_code(model, shown, index)
         mask = None if masks is None else masks[index][:, :, 0].bool()
         if halves:
             mask = right_half(scene, index) if mask is None else mask & right_half(scene, index)
-        view, pixels = _score_view(model, shown, index, mask, judge)
+        width = int(scene.pictures.size[index, 0])
+        view, pixels = _score_view(model, shown, index, mask, judge, (width + 1) // 2 if halves else 0)
         rows.append(view.numbers)
         counts.append(pixels)
         if index in keeping and keep:
             kept.append(view)
         if on_progress is not None:
             on_progress(done, len(views), view)
+    if codes is not None and learned is not None:  # what was fitted to views is of this measurement alone
+        codes.known.copy_(learned[0])
+        codes.load_state_dict(learned[1])
     names = [scene.names[index] for index in views]
     return Evaluation(
         protocol=_protocol(
@@ -133,9 +139,12 @@ def evaluate(
 
 
 def _score_view(
-    model: Renders, scene: Scene, index: int, mask: Bool[Tensor, "h w"] | None, judge: Lpips | None
+    model: Renders, scene: Scene, index: int, mask: Bool[Tensor, "h w"] | None, judge: Lpips | None, first: int
 ) -> tuple[ScoredView, int]:
-    """One view and the number of its scored pixels; `scene` already stands on the background of the protocol."""
+    """One view and the number of its scored pixels; `scene` already stands on the background of the protocol.
+
+    first  the column from which metrics with windows see the pictures
+    """
     width, height = scene.pictures.size[index].tolist()
     truth = scene.picture(index)
     surface = None if scene.depth is None else scene.depth[index][:, :, 0]
@@ -143,7 +152,7 @@ def _score_view(
     picture = render_picture(model, scene.view_rays(index), (width, height), flat)
     error = metrics.mse(picture.rgb, truth, mask)
     # SSIM and LPIPS have windows: masked-out pixels get one colour in both pictures
-    seen, known = (metrics.composited(p, mask, scene.background.colour) for p in (picture.rgb, truth))
+    seen, known = (metrics.composited(p, mask, scene.background.colour)[:, first:] for p in (picture.rgb, truth))
     numbers: dict[str, float | None] = {
         "psnr": None if error is None else psnr(error),
         "mse": error,

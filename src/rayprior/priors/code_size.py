@@ -20,7 +20,7 @@ class CodeSize(Prior):
     weight: float | Schedule = 1e-4
 
     def loss(self, seen: Rendering, known: Mapping[str, Tensor]) -> Tensor:
-        if seen.code is None:
+        if seen.code is None or not (seen.code.appearance.shape[1] or seen.code.affine.shape[1]):
             raise UserError(
                 "prior 'code_size' judges the codes of photographs, and this recipe learns none; add --set"
                 " codes.appearance=8 or --set codes.affine=true, or take the recipe wild"

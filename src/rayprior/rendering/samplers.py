@@ -38,7 +38,7 @@ class Sampler(nn.Module, ABC):
         light of the rays' codes."""
 
     def refresh(self, step: int, field: Field, generator: Generator) -> None:
-        """Bring what is cached of the field up to date; called after every training step."""
+        """Bring what is cached of the field up to date; called before every training step."""
 
 
 @dataclass(frozen=True)

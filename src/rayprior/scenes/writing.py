@@ -31,6 +31,7 @@ Form = Literal["nerfstudio", "colmap", "llff"]
 
 CAMERA_KEYS = {"opencv": ("k1", "k2", "p1", "p2", "k3"), "fisheye": ("k1", "k2", "k3", "k4")}
 UNKNOWN_ERROR = -1.0  # COLMAP's word for a reprojection error that nobody computed
+LLFF_NEAR = 1e-3
 SQUARE = 1e-3  # relative difference of fx and fy that LLFF's one focal length may hide
 
 _COUNT = struct.Struct("<Q")
@@ -339,13 +340,15 @@ def write_llff(
     file: Path, photo_names: Sequence[str], cameras: Cameras, bounds: Float[Tensor, "n 2"]
 ) -> tuple[str, ...]:
     """LLFF's poses_bounds.npy: a row a photo in the order of their names, [R | t | h, w, f] with axes (down, right,
-    backward), then the nearest and farthest z-depth of `bounds`. Returns what this form can't say, in words.
+    backward), then the nearest and farthest z-depth of `bounds`, the nearest at least a thousandth of the farthest,
+    since its readers divide by it. Returns what this form can't say, in words.
 
     Raises UserError as `refuse_for_llff` does, and where the file can't be written.
     """
     refuse_for_llff(cameras, file)
-    if not bool(((bounds[:, 0] > 0) & (bounds[:, 1] > bounds[:, 0])).all()):
-        raise ValueError(f"bounds {bounds.tolist()}; expected 0 < near < far in each row")
+    if not bool(((bounds[:, 0] >= 0) & (bounds[:, 1] > bounds[:, 0])).all()):
+        raise ValueError(f"bounds {bounds.tolist()}; expected 0 <= near < far in each row")
+    bounds = torch.stack([torch.maximum(bounds[:, 0], LLFF_NEAR * bounds[:, 1]), bounds[:, 1]], dim=1)
     focal, said = cameras.focal_px.mean(dim=1), []
     uneven = float((cameras.focal_px[:, 0] / cameras.focal_px[:, 1] - 1).abs().max())
     if uneven > SQUARE:

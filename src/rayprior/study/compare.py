@@ -14,7 +14,6 @@ from rayprior.evaluation.appearance import PROTOCOL
 from rayprior.evaluation.evaluate import LpipsChoice, evaluate, strict
 from rayprior.files import write_text
 from rayprior.plain import to_plain
-from rayprior.scenes.open import load_scene
 from rayprior.study.jobs import rays_trained
 from rayprior.study.previews import write_preview
 from rayprior.study.report import write_study
@@ -206,9 +205,11 @@ def _row(run: Run, arm: str, scene: str, out: Path, lpips: LpipsChoice, halves: 
 
 def _scores(run: Run, key: str, out: Path, lpips: LpipsChoice, halves: bool) -> Mapping[str, Any]:
     """The run's metrics.json; where it has none of all its test views, they are measured. Writes the preview too."""
-    scene = scene_for(run.recipe, load_scene(run.opening.path, **run.opening.options))
+    scene = scene_for(run.recipe, run.reopen())
     views = scene.split.test
-    path = run.path / "eval" / f"{run.latest or 0:06d}" / "metrics.json"
+    path = run.metrics_path
+    if halves and not run.recipe.codes.colours:  # its own numbers are of whole views
+        path = path.with_name("metrics-halves.json")
     names = [scene.names[view] for view in views]
     found: Any = read_json(path) if path.is_file() else None
     if found is not None and _is_of(found, names, halves):

@@ -12,7 +12,6 @@ from rayprior.evaluation.export import Frame, in_rows, labelled, shown, write_fi
 from rayprior.evaluation.pictures import Span, render_camera
 from rayprior.evaluation.trajectories import camera_path, resized
 from rayprior.scenes.cameras import Cameras
-from rayprior.scenes.open import load_scene
 from rayprior.scenes.scene import Scene
 from rayprior.study.rows import Row
 from rayprior.training.run import Run, is_run, load_run
@@ -63,7 +62,7 @@ def _chosen(rows: Sequence[Row]) -> list[Row]:
 
 
 def _scene(run: Run) -> Scene:
-    return scene_for(run.recipe, load_scene(run.opening.path, **run.opening.options))
+    return scene_for(run.recipe, run.reopen())
 
 
 def _path(scene: Scene) -> Cameras:

@@ -142,7 +142,7 @@ def _product(
     degradations: Sequence[str],
     views: Literal["test", "val"],
 ) -> tuple[Job, ...]:
-    recipes = {name: arm.chosen() for name, arm in arms.items()}
+    recipes, halves = {name: arm.chosen() for name, arm in arms.items()}, study.halves
     found = []
     for scene, degradation, seed, (name, arm) in product(scenes, degradations, study.seeds, arms.items()):
         if arm.scenes and scene not in arm.scenes:
@@ -164,7 +164,7 @@ def _product(
             views=views,
             snapshots=study.snapshots,
             lpips="lpips" in study.metrics,
-            halves=study.halves,
+            halves=halves,
         )
         found.append(replace(job, key=_key(job, study.scenes[scene].path, recipe_hash(recipe))))
     return tuple(found)

@@ -200,7 +200,7 @@ class Study:
     @property
     def halves(self) -> bool:
         """Whether views are scored by the half-image protocol, all arms alike: some arm fits codes to photographs."""
-        return any(arm.chosen().codes.colours for arm in self.arms.values())
+        return any(arm.chosen().codes.colours for arm in (*self.arms.values(), *self.candidates.values()))
 
     def is_swept(self, arm: str) -> bool:
         """Whether the sweep decides settings of this arm: the swept one or an ablation of it."""

@@ -40,6 +40,8 @@ from rayprior.maths.schedules import resolve
 from rayprior.plain import Reader, parse_json, to_plain
 from rayprior.priors.spec import UserFile, user_file
 from rayprior.rendering.model import Model
+from rayprior.scenes.open import load_scene
+from rayprior.scenes.scene import Scene
 from rayprior.training.budget import Budget
 from rayprior.training.recipe import Recipe
 from rayprior.training.recipe_json import (
@@ -152,15 +154,30 @@ class Run:
         run._write_system(self.versions)
         return run
 
+    def reopen(self, **otherwise: Any) -> Scene:
+        """The scene as it was opened, but for these options of `load_scene`.
+
+        UserError where it has other views than when the run began: numbers would be of views that were trained on, and
+        what is known of a photograph would be taken for another's.
+        """
+        scene = load_scene(self.opening.path, **{**self.opening.options, **otherwise})
+        for part in ("train", "test"):
+            before, now = self.opening.protocol.get(part), [scene.names[i] for i in getattr(scene.split, part)]
+            if before is not None and before != now:
+                changed = next((name for name in [*now, *before] if (name in now) != (name in before)), now[0])
+                raise UserError(
+                    f"{self.path}: {self.opening.path} has other {part} views than when this run was trained"
+                    f" ({len(before)} then, {len(now)} now; '{changed}' for one); put the capture back as it was, or"
+                    " train anew"
+                )
+        return scene
+
     def build(self, step: int | None = None) -> Model:
         """The model of this run's recipe, its weights not yet filled. Schedules have the value that they had at `step`,
-        by default at the latest checkpoint (of a budget in seconds: at its end): that is what weights were trained with.
-        """
-        recipe, seconds = self.recipe, math.inf
-        if step is None:
-            step = self.latest or 0
-        elif self.conditions.budget.seconds is not None:
-            seconds = max((row["seconds"] for row in self.read_log() if row["step"] <= step), default=0.0)
+        by default at the latest checkpoint: what weights were trained with. Of a budget in seconds the log tells it."""
+        recipe, step, seconds = self.recipe, (self.latest or 0) if step is None else step, math.inf
+        if self.conditions.budget.seconds is not None:
+            seconds = max((row["seconds"] for row in self.read_log() if row["step"] <= step), default=math.inf)
         progress = self.conditions.budget.progress(step, seconds)
         field, sampler = resolve((recipe.field, recipe.sampler), step, progress)
         return Model.build(field, sampler, recipe.space, recipe.compositing, recipe.codes)
@@ -264,6 +281,11 @@ class Run:
         model = self.build(step)
         self._fill(model, self.path / "snapshots" / f"{_step_name(step)}.safetensors")
         return model
+
+    @property
+    def metrics_path(self) -> Path:
+        """Where numbers of the latest checkpoint stand."""
+        return self.path / "eval" / f"{self.latest or 0:06d}" / "metrics.json"
 
     # -- log -----------------------------------------------------------------------------------------------------------
 

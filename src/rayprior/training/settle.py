@@ -29,7 +29,12 @@ def settle(recipe: Recipe, scene: Scene) -> Recipe:
     _refuse_endless_grid(recipe, space)
     field = recipe.field
     codes = recipe.codes
-    if codes.any and codes.photographs is None:
+    if codes.any and codes.photographs not in (None, len(scene.names)):
+        raise UserError(
+            f"codes.photographs is {codes.photographs}, and {scene.path or scene.name} has {len(scene.names)}: each has"
+            " a row; set codes.photographs=null"
+        )
+    if codes.any:
         codes = replace(codes, photographs=len(scene.names))
     if isinstance(field, Grid) and field.head == "auto":
         field = replace(field, head="sh" if space.kind == "box" and not codes.appearance else "feature")
@@ -50,7 +55,8 @@ def settle(recipe: Recipe, scene: Scene) -> Recipe:
         photo = replace(photo, rays=SAMPLES_A_STEP // samples_a_ray(sampler))
     assert photo.rays is not None
     terms = {name: _with_rays(term, photo.rays // 4) for name, term in recipe.terms.items()}
-    if recipe.compositing.opaque_tail and not (isinstance(field, Mlp) and field.density == "relu"):
+    sharp = isinstance(field, Mlp) and field.density == "relu" and not codes.transient  # density may be 0
+    if recipe.compositing.opaque_tail and not sharp:
         warnings.warn(
             "an opaque tail wants a ReLU density: this one is positive everywhere, so every ray ends opaque and no "
             "background is ever seen; set compositing.opaque_tail=false or field.density=relu",

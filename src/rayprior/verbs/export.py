@@ -75,8 +75,10 @@ def export_run(
     format = _format(what, kind, given.get("format"), out)
     target = _place(path, what, kind, format, out)
     run, scene = opened(path, threads, device)
-    if out is None and kind.is_folder:
-        remove(target)  # an earlier export of this run; files are replaced whole
+    final = target
+    if out is None and kind.is_folder:  # an earlier export of this run stays until this one is whole
+        target = final.with_name(f".{final.name}.new")
+        remove(target)
     if what == "mesh":
         _mesh(run, scene, target, format, given)
     elif what == "points":
@@ -87,7 +89,10 @@ def export_run(
         _rendered(run, scene, target, what, format, given)
     else:
         _capture(run, scene, target, what)
-    print(target)
+    if target != final:
+        remove(final)
+        target.rename(final)
+    print(final)
 
 
 def _format(what: str, kind: Kind, typed: str | None, out: Path | None) -> str:
@@ -138,16 +143,19 @@ def _points(run: Run, scene: Scene, target: Path, count: int) -> None:
 
 def _rendered(run: Run, scene: Scene, target: Path, what: str, format: Any, given: Mapping[str, Any]) -> None:
     trajectory = given.get("path", "train" if what == "depth" else "orbit")
-    cameras = camera_path(trajectory, scene, given.get("frames"))
+    own = what == "depth" and trajectory == "train" and "frames" not in given
+    if own:  # each at its own photo's size
+        cameras = scene.cameras[list(scene.split.train)]
+    else:
+        cameras = camera_path(trajectory, scene, given.get("frames"))
     with counted("rendering", "frames") as bar:
         if what == "video":
             export_path(run.model, scene, cameras, target, format=format, on_progress=bar)
             return
         export_path(run.model, scene, cameras, target, shows=("depth",), format="png", on_progress=bar)
-    own = trajectory == "train" and "frames" not in given
     names = [scene.names[i] for i in scene.split.train] if own else None
     write_json(target / "poses.json", _poses(cameras, scene, names))
-    console.print(f"{target / 'depth'}: distance and z of {len(cameras)} views; poses.json has their cameras")
+    console.print(f"distance and z of {len(cameras)} views, in depth/; poses.json has their cameras")
 
 
 def _capture(run: Run, scene: Scene, target: Path, form: Any) -> None:

@@ -15,7 +15,6 @@ from rayprior.evaluation.pictures import Span, render_camera
 from rayprior.evaluation.report import write_report
 from rayprior.evaluation.trajectories import camera_path, resized
 from rayprior.kernels.threads import set_threads
-from rayprior.scenes.open import load_scene
 from rayprior.scenes.scene import Scene
 from rayprior.training.fit import cores, device_named
 from rayprior.training.recipe import Expects, Recipe
@@ -34,9 +33,9 @@ def evaluate_run(path: Path, lpips: LpipsChoice, threads: int | None, device: st
     """Score all held-out views of a run; write metrics.json; print its path last."""
     run, scene = opened(path, threads, device, {} if depth is None else {"depth": depth})
     result = _score(run, scene, scene.split.test, lpips)
-    result.write(_metrics_path(run))
+    result.write(run.metrics_path)
     _print_table(result, run)
-    print(_metrics_path(run))
+    print(run.metrics_path)
 
 
 def finish(run: Run, scene: Scene, orbit: bool = False) -> None:
@@ -53,7 +52,7 @@ def finish(run: Run, scene: Scene, orbit: bool = False) -> None:
     if fit_in < len(views):
         console.print(f"scored {fit_in} of {len(views)} test views; all of them: rayprior eval {run.path}")
     else:
-        result.write(_metrics_path(run))
+        result.write(run.metrics_path)
     width, height = scene.pictures.size[scene.split.train[0]].tolist()
     film = None
     if orbit or a_view * FILM_FRAMES * min(1.0, FILM_WIDTH / width) ** 2 < FILM_SECONDS:
@@ -133,10 +132,6 @@ def _expectation(recipe: Recipe) -> str:
     )
 
 
-def _metrics_path(run: Run) -> Path:
-    return run.path / "eval" / f"{run.latest or 0:06d}" / "metrics.json"
-
-
 def _print_table(result: Evaluation, run: Run) -> None:
     table = Table(
         title=f"{run.recipe.name}, step {run.latest or 0:,}, {len(result.views)} held-out views", title_style="bold"
@@ -162,5 +157,4 @@ def opened(
     set_threads(threads or cores())
     run = Run.open(path)
     run.model.to(device_named(device))
-    options = {**run.opening.options, **(otherwise or {})}
-    return run, scene_for(run.recipe, load_scene(run.opening.path, **options))
+    return run, scene_for(run.recipe, run.reopen(**(otherwise or {})))

@@ -90,7 +90,7 @@ def resume(
         raise UserError(
             f"{path}: this run is of {run.opening.path}, not of {scene}; leave SCENE out, or start a new run"
         )
-    opened = load_scene(run.opening.path, **run.opening.options)
+    opened = run.reopen()
     if wanted is not None and recipe_hash(settle(wanted, opened)) != run.recipe_hash:
         raise UserError(
             f"{path}: the recipe that was typed is not the one of this run ({path / 'recipe.json'}); "

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from rayprior.errors import UserError
+from rayprior.evaluation.mesh import box_in_capture_units
 from rayprior.evaluation.pictures import Renders
 from rayprior.evaluation.trajectories import camera_path_json
 from rayprior.files import write_json
@@ -28,7 +29,6 @@ from rayprior.viewer.path import path_cameras, smooth_path
 from rayprior.viewer.stage import (
     add_cameras,
     add_points,
-    box_in_capture,
     capture_box_shown,
     draw_box,
     draw_path,
@@ -214,10 +214,10 @@ class Page:
                 client.scene.set_background_image(None)
 
     def _add_crop(self, gui: Any) -> None:
-        low, high = box_in_capture(self.scene, self._to_shown)
+        box = box_in_capture_units(self.scene)
         self._cropping = gui.add_checkbox("crop", False)
         self._sides = []
-        for axis, start, end in zip("xyz", low, high):
+        for axis, start, end in zip("xyz", box.low, box.high):
             room = 0.25 * (end - start)
             first, last = start - room, end + room
             self._sides.append(gui.add_multi_slider(axis, first, last, (last - first) / 200, (start, end)))

@@ -108,13 +108,6 @@ def frustum_size(scene: Scene) -> float:
     return min(max(between, 0.01 * far), 0.04 * far)
 
 
-def box_in_capture(scene: Scene, to_shown: Similarity) -> tuple[Sequence[float], Sequence[float]]:
-    """(low, high) of what encloses the scene's box along the capture's axes, in the capture's unit."""
-    corners = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * 3)
-    capture = scene.similarity.inverse().points(scene.bounds.box.inverse_unit(corners))
-    return capture.amin(dim=0).tolist(), capture.amax(dim=0).tolist()
-
-
 def capture_box_shown(scene: Scene, to_shown: Similarity, low: Sequence[float], high: Sequence[float]) -> Box:
     """A box along the capture's axes, in its unit -> the same box in shown coordinates, whose axes those are."""
     ends = torch.tensor([list(low), list(high)], dtype=torch.float64)

@@ -79,7 +79,7 @@ class Stream:
         """What is shown is out of date: start again at a level for everyone who waits for none below it."""
         with self._changed:
             for who, visitor in self._visitors.items():
-                if visitor.level is None or visitor.level > level:
+                if level == 0 or visitor.level is None or visitor.level > level:
                     self._visitors[who] = replace(visitor, version=next(self._versions), level=level, has=0)
             self._changed.notify()
 

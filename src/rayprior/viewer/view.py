@@ -37,7 +37,7 @@ def view(
     if is_run(Path(target)):
         run = Run.open(Path(target))
         model = run.model.to(device_named(device))
-        scene = scene_for(run.recipe, load_scene(run.opening.path, **run.opening.options))
+        scene = scene_for(run.recipe, run.reopen())
         page = Page(scene, port=port, folder=run.path, about=str(run.path))
         page.show(model)
     else:
