@@ -26,8 +26,8 @@ from rayprior.plain import to_plain
 from rayprior.priors import Distortion, Photometric
 from rayprior.priors.spec import NotImported, parse_prior, user_file
 from rayprior.rendering.density_grid import DensityGrid
-from rayprior.training import run as run_module
 from rayprior.scenes.synthetic import synthetic_scene
+from rayprior.training import run as run_module
 from rayprior.training.budget import Budget
 from rayprior.training.recipe import Recipe
 from rayprior.training.recipe_json import read_recipe, recipe_from_plain, recipe_hash, recipe_to_plain
