@@ -170,6 +170,18 @@ def test_blender_names_hold_their_folder_and_its_own_pictures_stay(tmp_path):
     assert float(scene.depth[4].nanmean()) == pytest.approx(8 * (1 - 128 / 255), rel=1e-5)  # a distance, no z
 
 
+def test_known_distances_move_near_away(capture):
+    """Half of the nearest distance of a training view, 8; what is held out says nothing, and --near is stronger."""
+    unit = load_scene(capture).similarity.scale
+    assert load_scene(capture).bounds.near == pytest.approx(0.2)
+    for name, value in (("00", WALL / 8), ("01", WALL), ("03", 2 * WALL)):
+        write(capture / f"depth/{name}.npy", value)
+    scene = load_scene(capture)
+    assert scene.bounds.near == pytest.approx(0.5 * 8 * unit, rel=0.1)
+    assert any("from poses and depth" in note for note in scene.notes)
+    assert load_scene(capture, near=1.0).bounds.near == pytest.approx(unit)
+
+
 def test_a_folder_elsewhere_replaces_those_beside(capture, tmp_path):
     write(capture / "depth/01.npy", WALL)
     write(tmp_path / "other/02.npy", 2 * WALL)

@@ -18,7 +18,7 @@ from rayprior.scenes.description import DepthMaps, Description, Points
 from rayprior.scenes.formats import FORMATS
 from rayprior.scenes.formats.depth import find_depth
 from rayprior.scenes.formats.photos import exists
-from rayprior.scenes.placement import find_bounds, place
+from rayprior.scenes.placement import find_bounds, nearest_distance, place
 from rayprior.scenes.reading import (
     cameras_of_photos,
     find_background,
@@ -113,9 +113,10 @@ def load_scene(
     if points is not None:
         points = _placed(points, similarity, photos.cameras.focal_px / description.cameras.focal_px)
     known = (asked or found).kind != "none"
-    bounds, range_note = find_bounds(description, placement, cameras, points, known, near, far)
     distances = read_distances(description, files, photos, downscale, chosen.train, asked=depth is not None)
     known_depth = None if distances is None else _in_working_units(distances.distance, similarity.scale)
+    nearest = None if known_depth is None else nearest_distance([known_depth[view] for view in chosen.train])
+    bounds, range_note = find_bounds(description, placement, cameras, points, known, near, far, nearest)
     if known_depth is not None:
         _check_unit_of_depth(known_depth, bounds, similarity.scale, description)
     scene = Scene(

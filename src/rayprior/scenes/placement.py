@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import cos, isfinite, radians
@@ -23,6 +24,7 @@ INWARD_SHARE = 0.8  # of the cameras look at the focus
 INWARD_SPREAD = 0.97  # length of the mean viewing direction; 1: all parallel, cameras over a cap of +-20 degrees: 0.97
 NEAR, FAR = 0.05, 100.0  # where nothing tells, in mean camera distances; far is infinity to a contracted field
 NEAR_INWARD = 0.2  # mip-NeRF 360's; what is nearer to such a camera no other sees: it is where floaters hide
+NEAR_DEPTH = 0.5  # of the nearest known distance: sensors miss what is close, but not all of it
 POINT_MARGIN = 0.2  # room around the sparse points, which miss what has no texture
 SEEN_QUANTILE = 0.9  # of what cameras see at the focus; close-ups show less than the subject
 FEWEST_POINTS = 100  # fewer say nothing about bounds
@@ -97,10 +99,12 @@ def find_bounds(
     known_background: bool,
     near: float | None = None,
     far: float | None = None,
+    nearest: float | None = None,
 ) -> tuple[Bounds, str]:
     """Near, far and box in working units, and where they come from; cameras and points are in working units.
 
     near, far    override, in the capture's unit. Raises UserError unless 0 <= near < far.
+    nearest      known distance of a training view (`nearest_distance`): where nothing else tells, near is half of it
     """
     scale = placement.similarity.scale
     distances = None if points is None else _distances(points, cameras)
@@ -115,6 +119,8 @@ def find_bounds(
             high = max(high, FAR)  # behind the last point there may be a background without texture
     else:
         low, high, how = NEAR_INWARD if placement.inward else NEAR, FAR, "from poses"
+        if nearest is not None and low < NEAR_DEPTH * nearest < high:  # else its unit may be another
+            low, how = NEAR_DEPTH * nearest, "from poses and depth"
     if near is not None or far is not None:
         low, high = low if near is None else near * scale, high if far is None else far * scale
         how = "as asked" if near is not None and far is not None else f"{how}, one as asked"
@@ -128,6 +134,14 @@ def find_bounds(
         "the capture's unit" if abs(scale - 1) < 1e-12 else f"working units; 1 unit = {1 / scale:.4g} of the capture's"
     )
     return Bounds(low, high, box), f"near {low:.4g}, far {high:.4g} ({unit}; {how})"
+
+
+def nearest_distance(maps: Sequence[Float[Tensor, "h w 1"]]) -> float | None:
+    """The nearest of the views' distances that one in a thousand of their known pixels falls short of, so that a few
+    wrong pixels say nothing; None where none is known."""
+    known = [distance[distance.isfinite()] for distance in maps]
+    lowest = [float(part.kthvalue(max(1, len(part) // 1000)).values) for part in known if len(part)]
+    return min(lowest) if lowest else None
 
 
 def _distances(points: Points, cameras: Cameras) -> Tensor | None:
