@@ -487,7 +487,7 @@ def capture(
         frames: how many of a film, the sharpest of each stretch
         cameras: which photos share a camera: by size and EXIF, all, or none
         lens: COLMAP's model: SIMPLE_PINHOLE, PINHOLE, SIMPLE_RADIAL, RADIAL, OPENCV, OPENCV_FISHEYE, ...
-        matching: which pairs are compared first: sequential for photos in order, exhaustive for all pairs
+        matching: which pairs are compared: sequential for photos in order, exhaustive for all pairs
         feature_size: longest side at which features are sought
         attempts: at most this many, each wider than the one before
         masks: folder of masks, NAME.png of each photo, white = keep; they go into the scene

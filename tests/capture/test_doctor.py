@@ -390,11 +390,29 @@ def test_a_path_without_capture_is_a_mistake_in_typing(tmp_path: Path):
         examine(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"format": "nosuch"}, "no format named 'nosuch'"),
+        ({"format": "llff"}, "poses_bounds.npy"),
+        ({"split": "nosuch"}, "no split named 'nosuch'"),
+        ({"depth": Path("nowhere")}, "--depth nowhere: no such folder"),
+        ({"downscale": 0}, "--downscale 0: expected a whole number"),
+        ({"near": 3.0, "far": 2.0}, "--near 3 --far 2: no range"),
+        ({"near": -1.0}, "--near -1: no range"),
+    ],
+)
+def test_mistakes_in_typing_are_no_verdict(sound: Path, options: dict, told: str):
+    with pytest.raises(UserError, match=told):
+        examine(sound, options)
+
+
 def test_a_broken_description_is_a_finding(sound: Path, tmp_path: Path):
     (tmp_path / "transforms.json").write_text('{"frames": [')
     (found,) = alarms(tmp_path)
     assert (found.check, found.grade) == ("description", "unusable")
     assert "broken JSON" in found.says
+    assert examine(tmp_path, {"format": "nerfstudio"}).report.verdict == "unusable"
 
 
 def test_a_pose_that_is_no_pose_is_a_finding(sound: Path, tmp_path: Path):

@@ -63,6 +63,15 @@ def test_pixels_are_those_of_the_photo_whatever_the_size_of_the_search(tmp_path:
     assert np.abs(np.median(b - a, axis=0) - [4, 8]).max() < 0.1
 
 
+@pytest.mark.parametrize("first", ["#1.png", "sub folder.png"])
+def test_names_that_lists_do_not_bear_match_in_first_place(tmp_path: Path, first: str):
+    names = [save(tmp_path / "p", name, np.roll(texture(1), 3 * i, axis=1)) for i, name in enumerate((first, "a.png"))]
+    extract(tmp_path / "db", tmp_path / "p", names)
+    match(tmp_path / "db", [(first, "a.png")])
+    assert list(read_matches(tmp_path / "db")) == [(first, "a.png") if first < "a.png" else ("a.png", first)]
+    assert set(feature_counts(tmp_path / "db")) == set(names)
+
+
 def test_names_with_blanks_match_and_keep_their_names(tmp_path: Path):
     picture = texture(1)
     names = [
@@ -90,6 +99,18 @@ def test_one_lens_is_one_camera_and_starts_as_told(tmp_path: Path):
     assert cameras[1].params.tolist() == [100, 48, 48, 0]
     assert cameras[1].has_prior_focal_length
     assert told == [(8, 10), (10, 10)]
+
+
+def test_the_first_photos_may_be_unreadable(tmp_path: Path):
+    """COLMAP leaves out photos without a mask; the others share one camera, whichever part of them comes first."""
+    names = [save(tmp_path / "p", f"{i:02d}.png", texture(i, 96)) for i in range(18)]
+    for name in (*names[9:12], *names[16:]):
+        save(tmp_path / "m", f"{name}.png", np.full((96, 96), 255, np.uint8))
+    extract(tmp_path / "db", tmp_path / "p", names, lens=Lens("SIMPLE_RADIAL"), masks=tmp_path / "m")
+    with opened(tmp_path / "db") as content:
+        images = {image.name: image.camera_id for image in content.read_all_images()}
+    assert set(images) == {*names[9:12], *names[16:]}
+    assert len(set(images.values())) == 1
 
 
 def test_no_features_where_the_mask_is_black(tmp_path: Path):

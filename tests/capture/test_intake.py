@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from math import hypot
 from pathlib import Path
 
@@ -72,6 +74,25 @@ def test_a_folder_images_is_where_names_begin(tmp_path: Path):
     assert photo_root(tmp_path) == tmp_path
 
 
+def test_masks_that_the_masks_verb_made_and_their_overlay_are_no_photos(tmp_path: Path):
+    for name in ("images/a.png", "images/cut/a.png", "images/cut.png", "masks.png", "masks/a.png"):
+        write(tmp_path, name, noise(0))
+    for name in ("masks", "images/cut"):
+        (tmp_path / name / "masks.json").write_text("{}")
+    assert photo_root(tmp_path) == tmp_path / "images"
+    assert find_photos(tmp_path) == [tmp_path / "images/a.png"]
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path):
+    photo = write(tmp_path, "a.png", noise(0))
+    try:
+        photo.rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    with pytest.raises(UserError, match=r"xff\.png: the name is not UTF-8.*rename it"):
+        find_photos(tmp_path)
+
+
 def test_no_photos(tmp_path: Path):
     with pytest.raises(UserError, match="no photos here"):
         find_photos(tmp_path)
@@ -133,6 +154,43 @@ def test_what_colmap_does_not_read_becomes_png(tmp_path: Path):
     assert (read_photo(tmp_path / "out" / "a.webp.png") == np.asarray(noise(0))).all()
     with Image.open(tmp_path / "out" / "b.png") as written:
         assert written.mode == "RGB"
+
+
+def test_what_becomes_png_looks_as_the_reader_sees_it(tmp_path: Path):
+    """Transparent colours of a palette become alpha; 16 bits of grey become the upper 8."""
+    palette = noise(0).convert("P", palette=Image.Palette.ADAPTIVE)
+    write(tmp_path / "in", "palette.png", palette, transparency=3)
+    deep = np.arange(40 * 60, dtype=np.uint16).reshape(40, 60) * 27
+    write(tmp_path / "in", "deep.png", Image.fromarray(deep))
+    photos, left_out = taken(tmp_path / "in", tmp_path / "out")
+    assert left_out == {}
+    assert len(photos) == 2
+    for name in ("palette.png", "deep.png"):
+        assert (read_photo(tmp_path / "out" / name) == read_photo(tmp_path / "in" / name)).all()
+    with Image.open(tmp_path / "out/palette.png") as written:
+        assert written.mode == "RGBA"
+    assert (read_photo(tmp_path / "out/deep.png")[:, :, 0] == deep >> 8).all()
+
+
+def test_a_png_of_the_same_name_is_not_overwritten(tmp_path: Path):
+    write(tmp_path / "in", "a.webp", noise(0), lossless=True)
+    write(tmp_path / "in", "a.webp.png", noise(1))
+    photos, left_out = taken(tmp_path / "in", tmp_path / "out")
+    assert [p.name for p in photos] == ["a.webp.png"]
+    assert "rename it" in left_out["a.webp"]
+    assert (read_photo(tmp_path / "out/a.webp.png") == np.asarray(noise(1))).all()
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.webp"])
+def test_a_full_disk_is_no_fault_of_the_photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+    def full(*arguments) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write(tmp_path / "in", name, noise(0))
+    monkeypatch.setattr(os, "link", full)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"cannot be written \(No space left on device\); free some space"):
+        taken(tmp_path / "in", tmp_path / "out")
 
 
 # -- what EXIF says ----------------------------------------------------------------------------------------------------
@@ -285,9 +343,28 @@ def test_masks_are_found_by_name_with_or_without_suffix(tmp_path: Path):
     for name in ("a.png", "b.jpg.png", "sub/c.png"):
         write(tmp_path / "m", name, Image.fromarray(half))
     photos = [photo("a.jpg"), photo("b.jpg"), photo("c.jpg"), photo("d.jpg")]
-    assert take_masks(tmp_path / "m", photos, tmp_path / "out") == 3
+    assert take_masks(tmp_path / "m", photos, tmp_path / "out") == ["d.jpg"]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.jpg.png", "b.jpg.png", "c.jpg.png"]
     assert (read_mask(tmp_path / "out" / "a.jpg.png") == (half > 0)).all()
+
+
+def test_each_photo_has_the_mask_of_its_own_folder_and_none_is_given_to_two(tmp_path: Path):
+    for grey, name in ((255, "left/a.png"), (0, "right/a.png"), (255, "b.png")):
+        write(tmp_path / "m", name, Image.new("L", (60, 40), grey))
+    photos = [photo(name) for name in ("left/a.jpg", "right/a.jpg", "left/b.jpg", "right/b.jpg")]
+    assert take_masks(tmp_path / "m", photos, tmp_path / "out") == ["left/b.jpg", "right/b.jpg"]
+    assert read_mask(tmp_path / "out/left/a.jpg.png").all()
+    assert not read_mask(tmp_path / "out/right/a.jpg.png").any()
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.webp.png", "a.webp.png.png"])
+def test_a_photo_that_becomes_a_png_keeps_its_mask(tmp_path: Path, name: str):
+    write(tmp_path / "in", "a.webp", noise(0), lossless=True)
+    photos, _ = taken(tmp_path / "in", tmp_path / "out")
+    assert photos[0].given_name == "a.webp"
+    write(tmp_path / "m", name, Image.new("L", (60, 40), 255))
+    assert take_masks(tmp_path / "m", photos, tmp_path / "masks") == []
+    assert (tmp_path / "masks/a.webp.png.png").is_file()
 
 
 def test_masks_of_other_names_or_sizes(tmp_path: Path):

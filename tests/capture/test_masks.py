@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from rayprior import cli
+from rayprior.capture import masks as module
 from rayprior.capture.masks import (
     FILE,
     ColourKey,
@@ -184,6 +185,41 @@ def test_an_interrupt_keeps_what_is_done(folder: Path):
     assert len(make(photos, ColourKey(GREEN), out)) == 4
 
 
+def test_a_kill_does_not_make_masks_foreign(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """What stands there after each write of masks.json, before the last, is what a kill leaves."""
+    photos, out = photos_of(folder / "images"), folder / "masks"
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*arguments) -> None:
+        raise Killed
+
+    class Last(ColourKey):
+        def make(self, index: int, picture: np.ndarray):
+            if index == 2:
+                monkeypatch.setattr(module, "_save", kill)
+                raise Killed
+            return super().make(index, picture)
+
+    with pytest.raises(Killed):
+        make(photos, Last(GREEN), out)
+    monkeypatch.undo()
+    assert (out / "a1.png").is_file()
+    left = json.loads((out / FILE).read_text())["photos"]
+    assert [left[f"a{i}"]["digest"] for i in range(4)] == [""] * 4
+    assert load_scene(capture(folder)).masks is not None
+    assert all(record.digest for record in make(photos, ColourKey(GREEN), out))
+
+
+def test_a_failure_at_the_first_mask_leaves_nothing(folder: Path):
+    photos = photos_of(folder / "images")
+    save(folder / "drawn/a0.png", black_and_white(disc())[:, :30])
+    with pytest.raises(UserError, match="Expected one shape"):
+        make(photos, masks_in(folder / "drawn", photos), folder / "masks")
+    assert not (folder / "masks").exists()
+
+
 # -- readers -----------------------------------------------------------------------------------------------------------
 
 
@@ -299,6 +335,7 @@ def test_masks_that_somebody_drew_are_not_replaced(folder: Path):
         ("images --key white --tolerance 300", ("--tolerance 300", "0 to 255")),
         ("images --key white", ("all 4 masks keep every pixel", "border's median colour is #00c828")),
         ("images --from drawn --out drawn", ("where they would be written", "--out")),
+        ("images --from drawn --out images", ("would lie among the photos", "another folder")),
         ("images --from nowhere", ("--from nowhere: no such folder",)),
         ("images --from empty", ("--from empty: no pictures", "a0.png")),
         ("empty --key white", ("empty", "no photos")),
@@ -334,6 +371,26 @@ def test_the_verb_says_what_it_did_and_shows_it(
     assert any(line.startswith("4 masks keep 26.") for line in said)
     sheet = np.asarray(Image.open("masks.png").convert("RGB"))
     assert (sheet == (255, 225, 0)).all(axis=2).any()  # the edge
+
+
+@pytest.mark.parametrize("out", [".", "..", "there"])
+def test_the_overlay_lies_beside_whatever_folder_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, out: str):
+    here = folder / "deep" / "place"
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    cli.main(["masks", str(folder / "images"), "--from", str(folder / "drawn"), "--out", out])
+    written = (here / out).resolve()
+    assert (written / "a0.png").is_file()
+    assert written.with_name(f"{written.name}.png").is_file()
+
+
+def test_masks_of_a_plain_folder_twice(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """The overlay of the first call is no photo of the second."""
+    monkeypatch.chdir(folder)
+    for _ in range(2):
+        cli.main(["masks", ".", "--key", "00c828"])
+        assert (folder / "masks.png").is_file()
+        assert photos_of(".").names == ("a0", "a1", "a2", "a3")
 
 
 # -- real captures -----------------------------------------------------------------------------------------------------

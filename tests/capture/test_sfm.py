@@ -303,6 +303,7 @@ def test_why_not():
     assert "none of which has a place" in why("b")
     assert "best x: 20" in why("d")
     assert "matches no other" in why_not_registered("b", features, {}, [], [])
+    assert "never looked at" in why("nobody")
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------------
@@ -355,6 +356,47 @@ def test_a_place_that_is_taken(tmp_path: Path):
         capture(tmp_path / "photos", tmp_path / "scene")
 
 
+@pytest.mark.parametrize(
+    ("source", "out"), [("photos", "photos"), ("photos", "photos/scene"), ("photos/images", "photos"), ("photos", ".")]
+)
+def test_photos_and_scene_do_not_lie_in_each_other(tmp_path: Path, source: str, out: str):
+    """Not even where a capture was made before, and not by way of a link."""
+    write_corner(tmp_path / "photos" / "images", 3)
+    (tmp_path / "link").symlink_to(tmp_path / out, target_is_directory=True)
+    (tmp_path / "photos" / "capture.json").write_text("{}")
+    before = sorted(tmp_path.rglob("*"))
+    for path in (tmp_path / out, tmp_path / "photos" / ".." / out, tmp_path / "link"):
+        with pytest.raises(UserError, match=r"--out .*: the scene would lie among its photos, or they in it"):
+            capture(tmp_path / source, path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_called_steps_makes_no_capture(tmp_path: Path):
+    write_corner(tmp_path / "photos", 3)
+    (tmp_path / "scene" / "steps").mkdir(parents=True)
+    (tmp_path / "scene" / "steps" / "mine.txt").write_text("precious")
+    assert "not from `rayprior capture`" in refused(tmp_path)
+
+
+def test_a_refusal_can_be_followed_by_another(tmp_path: Path):
+    (tmp_path / "photos").mkdir()
+    for _ in range(2):
+        assert "no photos here" in refused(tmp_path)
+    write_corner(tmp_path / "photos", 1)
+    for _ in range(2):
+        assert "1 photos that can be used" in refused(tmp_path)
+
+
+def test_steps_may_be_removed_and_out_may_climb(corner: tuple[Path, Cameras, Captured], tmp_path: Path):
+    root, _, first = corner
+    shutil.copytree(root / "scene", tmp_path / "scene")
+    shutil.rmtree(tmp_path / "scene" / "steps")
+    (tmp_path / "sub").mkdir()
+    again = capture(root / "photos", tmp_path / "sub" / ".." / "scene")
+    assert again.registered == first.registered
+    assert load_scene(tmp_path / "scene").names == load_scene(root / "scene").names
+
+
 def test_options_that_cannot_be(tmp_path: Path):
     assert "did you mean 'OPENCV'" in refused(tmp_path, lens="OPENVC")
     assert "--frames 1" in refused(tmp_path, frames=1)
@@ -370,6 +412,59 @@ def test_one_photo_by_name(tmp_path: Path):
 def test_a_turntable_needs_masks(tmp_path: Path):
     write_corner(tmp_path / "photos", 3)
     assert "--masks DIR" in refused(tmp_path, turntable=True)
+
+
+def test_a_turntable_needs_the_masks_of_all_photos(tmp_path: Path):
+    write_corner(tmp_path / "photos", 4)
+    (tmp_path / "keep").mkdir()
+    for i in (1, 3):
+        Image.new("L", (320, 240), 255).save(tmp_path / "keep" / f"{i:02d}.png")
+    message = refused(tmp_path, turntable=True, masks=tmp_path / "keep")
+    assert "2 of 4 photos have no mask" in message
+    assert "(00.png, 02.png)" in message
+
+
+def test_masks_of_an_earlier_call_do_not_stay_and_those_of_others_do(
+    corner: tuple[Path, Cameras, Captured], tmp_path: Path
+):
+    root, _, _ = corner
+    scene, keep = tmp_path / "scene", tmp_path / "keep"
+    shutil.copytree(root / "scene", scene)
+    keep.mkdir()
+    for i in range(5):
+        Image.new("L", (320, 240), 255).save(keep / f"wall {i}.png")
+    capture(root / "photos", scene, CaptureOptions(masks=keep))
+    assert len(list((scene / "masks").iterdir())) == 5
+    capture(root / "photos", scene)
+    assert not (scene / "masks").exists()
+    assert load_scene(scene).masks is None
+    capture(root / "photos", scene, CaptureOptions(masks=keep))
+    shutil.copy(keep / "wall 0.png", scene / "masks" / "wall 0.png")
+    capture(root / "photos", scene)
+    assert [p.name for p in (scene / "masks").iterdir()] == ["wall 0.png"]
+
+
+def test_masks_that_change_places_are_noticed(corner: tuple[Path, Cameras, Captured], tmp_path: Path):
+    """Two files of one name, size and time in two folders."""
+    from rayprior.capture.capture import _photos
+
+    root, _, _ = corner
+    written = []
+    for grey, side in ((255, "left"), (0, "right")):
+        write_corner(tmp_path / "photos" / side, 2, seed=len(written))
+        (tmp_path / "keep" / side).mkdir(parents=True)
+        Image.new("L", (320, 240), grey).save(tmp_path / "keep" / side / "00.png")
+        os.utime(tmp_path / "keep" / side / "00.png", (1e9, 1e9))
+    for _ in range(2):
+        options = CaptureOptions(masks=tmp_path / "keep")
+        source = tmp_path / "photos"
+        done = _photos(source, tmp_path / "steps", options, None, source, lambda what, done, count: None)
+        written.append((done.fresh, (done.folder / "masks/left/00.png.png").read_bytes()))
+        (tmp_path / "keep/left").rename(tmp_path / "keep/away")
+        (tmp_path / "keep/right").rename(tmp_path / "keep/left")
+        (tmp_path / "keep/away").rename(tmp_path / "keep/right")
+    assert [fresh for fresh, _ in written] == [True, True]
+    assert written[0][1] != written[1][1]
 
 
 def test_masks_enter_matching_with_turntable_alone(corner: tuple[Path, Cameras, Captured], tmp_path: Path):
@@ -499,3 +594,24 @@ def test_cameras_of_another_size_are_scaled():
     assert torch.equal(scaled.c2w, cameras.c2w[[1, 0]])
     with pytest.raises(UserError, match="cropped or turned"):
         cameras_for([photo("a.png", (480, 640)), photo("b.png", (480, 640))], posed)
+
+
+def test_cameras_of_one_name_in_two_folders_are_told_apart():
+    """Left and right of a rig; by stems alone where a photo was converted, and never one camera for two photos."""
+    from rayprior.capture.intake import Photo
+    from rayprior.scenes.description import Description
+
+    cameras = corner_cameras(3)
+
+    def photo(name: str, source: str | None = None) -> Photo:
+        return Photo(name, source or name, (320, 240), True, "", None, 1.0, 0.5, 0.0, False, name, name)
+
+    files = tuple(Path("x/images") / name for name in ("left/1.png", "right/1.png", "right/2.webp"))
+    posed = Description("x", Path("x"), ("left/1", "right/1", "right/2"), files, cameras)
+    photos = [photo("right/1.jpg"), photo("left/1.jpg"), photo("right/2.webp.png", "right/2.webp")]
+    names, found = cameras_for(photos, posed)
+    assert names == [p.name for p in photos]
+    assert torch.equal(found.c2w, cameras.c2w[[1, 0, 2]])
+    flat = Description("x", Path("x"), ("1", "2", "3"), tuple(Path(f"x/{i}.png") for i in (1, 2, 3)), cameras)
+    names, _ = cameras_for([*photos, photo("left/3.jpg")], flat)
+    assert names == ["right/2.webp.png", "left/3.jpg"]

@@ -76,6 +76,8 @@ def test_facts_of_a_file_change_with_it(tmp_path: Path):
     before = facts_of_file(tmp_path / "f")
     os.utime(tmp_path / "f", (1, 1))
     assert facts_of_file(tmp_path / "f") != before
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    assert facts_of_file(tmp_path / "link") == ["link"]
 
 
 def test_a_place_that_is_a_file_is_said(tmp_path: Path):

@@ -41,7 +41,7 @@ from rayprior.capture.intake import (
     unread_kinds,
 )
 from rayprior.capture.posed import cameras_for, lenses_of
-from rayprior.capture.scene_folder import Captured, Found, write_scene_folder
+from rayprior.capture.scene_folder import REPORT, Captured, Found, write_scene_folder
 from rayprior.capture.sfm import (
     ENOUGH,
     FAR_OVERLAP,
@@ -57,9 +57,9 @@ from rayprior.capture.sfm import (
     refine,
     triangulate,
 )
-from rayprior.capture.steps import Step, facts_of_file, remove_unfinished, step
+from rayprior.capture.steps import RECORD, Step, facts_of_file, remove_unfinished, step
 from rayprior.errors import UserError, did_you_mean
-from rayprior.scenes.formats.photos import SUFFIXES
+from rayprior.scenes.formats.photos import SUFFIXES, list_photos
 from rayprior.scenes.open import describe
 
 POSED = Effort(most=8192, peak=0.01 / 3)  # guided matching adds points, of which one in twenty is wrong
@@ -117,7 +117,8 @@ def capture(
     progress = on_progress or (lambda what, done, count: None)
     sfm_library()
     _refuse_options(options)
-    _refuse_occupied(out)
+    out = out.resolve() if ".." in out.parts else out
+    _refuse_place(source, out)
     steps = out / "steps"
     remove_unfinished(steps)
     frames = _frames(source, steps, options, progress)
@@ -171,16 +172,21 @@ def _photos(
     folder: Path, steps: Path, options: CaptureOptions, frames: Step | None, source: Path, progress: OnProgress
 ) -> Step:
     photos, root = find_photos(folder), photo_root(folder)
-    listed = [[p.relative_to(root).as_posix(), *facts_of_file(p)[1:]] for p in photos]
-    masks = None if options.masks is None else [facts_of_file(p) for p in sorted(options.masks.rglob("*.*"))]
+    masks = None if options.masks is None else _listed(list_photos(options.masks), options.masks)
 
     def make(target: Path) -> Mapping[str, Any]:
         taken, left_out = take_in(photos, root, target / "images", lambda d, n: progress("reading photos", d, n))
         refuse_hopeless(taken, left_out, source, posed=options.poses is not None, cut_out=options.turntable)
         notes = unread_kinds(folder)
         if options.masks is not None:
-            count = take_masks(options.masks, taken, target / "masks")
-            notes.append(f"{count} of {len(taken)} photos have a mask")
+            without = take_masks(options.masks, taken, target / "masks")
+            if without and options.turntable:
+                shown = ", ".join(without[:SHOWN]) + (", ..." if len(without) > SHOWN else "")
+                raise UserError(
+                    f"--turntable: {len(without)} of {len(taken)} photos have no mask in {options.masks} ({shown}), and"
+                    " their backdrop does not turn; add the masks, or take these photos away"
+                )
+            notes.append(f"{len(taken) - len(without)} of {len(taken)} photos have a mask")
         elif options.turntable and not all(photo.cut_out for photo in taken):
             raise UserError(
                 "--turntable: features must come from the object alone, for the backdrop does not turn; give its masks"
@@ -189,12 +195,17 @@ def _photos(
         return {"photos": [_photo_json(photo) for photo in taken], "left_out": left_out, "notes": notes}
 
     made_from = {
-        "photos": listed if frames is None else "frames",
+        "photos": _listed(photos, root) if frames is None else "frames",
         "masks": masks,
         "turntable": options.turntable,
         "posed": options.poses is not None,
     }
     return step(steps, "photos", made_from, () if frames is None else (frames,), make)
+
+
+def _listed(files: Sequence[Path], root: Path) -> list[list[Any]]:
+    """What tells whether files of a folder are still the same."""
+    return [[file.relative_to(root).as_posix(), *facts_of_file(file)[1:]] for file in files]
 
 
 def _features(
@@ -437,11 +448,25 @@ def _refuse_options(options: CaptureOptions) -> None:
         raise UserError(f"--attempts {options.attempts}: expected at least 1")
 
 
-def _refuse_occupied(out: Path) -> None:
+def _refuse_place(source: Path, out: Path) -> None:
+    """What is written must not be among what is read, nor among what somebody else made."""
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: there is a file of that name; choose another folder")
-    if out.is_dir() and not (out / "steps").is_dir() and any(out.iterdir()):
+    here, there = source.resolve(), out.resolve()
+    if here.is_relative_to(there) or there.is_relative_to(here):
+        raise UserError(
+            f"--out {out}: the scene would lie among its photos, or they in it ({source}); choose a folder beside them"
+        )
+    if out.is_dir() and any(out.iterdir()) and not _is_of_capture(out):
         raise UserError(f"--out {out}: the folder is not empty, and not from `rayprior capture`; choose another")
+
+
+def _is_of_capture(folder: Path) -> bool:
+    """Whether a capture was written there, or begun. Its `steps` may have been removed, or hold nothing yet."""
+    steps = folder / "steps"
+    begun = any(steps.glob(f"*/{RECORD}")) or any(steps.glob(".*.working"))
+    bare = [file.name for file in folder.iterdir()] == ["steps"] and steps.is_dir() and not any(steps.iterdir())
+    return begun or bare or (folder / REPORT).is_file()
 
 
 def _refuse_empty(features: Step, photos: Sequence[Photo]) -> None:

@@ -101,13 +101,16 @@ def extract(
     options = colmap.FeatureExtractionOptions()
     options.use_gpu, options.num_threads, options.max_image_size = False, threads or -1, largest_side_px
     options.sift.max_num_features, options.sift.peak_threshold = effort.most, effort.peak
+    shared: int | None = None  # the camera of all, once a photo has made it
     for begin in range(0, len(names), PHOTOS_A_CALL):
         part = list(names[begin : begin + PHOTOS_A_CALL])
         colmap.extract_features(
             database, folder, part, mode, reader_options=reader, extraction_options=options, device=colmap.Device.cpu
         )
-        if lens is not None and begin == 0:
-            reader.existing_camera_id = _camera_of(colmap, database, names[0])
+        if lens is not None and shared is None:
+            shared = _camera_of(database, part)
+            if shared is not None:
+                reader.existing_camera_id = shared
         if on_progress is not None:
             on_progress(begin + len(part), len(names))
 
@@ -143,7 +146,7 @@ def match(
     options.use_gpu, options.num_threads, options.guided_matching = False, threads or -1, effort.guided
     options.sift.max_ratio = effort.ratio
     geometry.min_num_inliers, geometry.ransac.random_seed = FEWEST_INLIERS, seed
-    with _names_without_blanks(colmap, database) as called, tempfile.TemporaryDirectory() as folder:
+    with _names_for_lists(database) as called, tempfile.TemporaryDirectory() as folder:
         listed = colmap.ImportedPairingOptions()
         listed.match_list_path = str(Path(folder) / "pairs.txt")
         for begin in range(0, len(pairs), PAIRS_A_CALL):
@@ -190,16 +193,19 @@ def opened(database: Path) -> Iterator[Any]:
         content.close()
 
 
-def _camera_of(colmap: Any, database: Path, name: str) -> int:
+def _camera_of(database: Path, names: Sequence[str]) -> int | None:
+    """The camera of the first of these photos that COLMAP could read; None: it read none."""
     with opened(database) as content:
-        return content.read_image_with_name(name).camera_id
+        return next((i.camera_id for i in map(content.read_image_with_name, names) if i is not None), None)
 
 
 @contextmanager
-def _names_without_blanks(colmap: Any, database: Path) -> Iterator[Mapping[str, str]]:
-    """COLMAP's lists of pairs separate names by a blank. Names that hold one are numbers while the list is read."""
+def _names_for_lists(database: Path) -> Iterator[Mapping[str, str]]:
+    """COLMAP's lists of pairs separate names by a blank, and a line that begins with # is none. Such names are numbers
+    while the list is read."""
     with opened(database) as content:
-        wanted = [image for image in content.read_all_images() if any(mark.isspace() for mark in image.name)]
+        images = content.read_all_images()
+    wanted = [i for i in images if i.name.startswith("#") or any(mark.isspace() for mark in i.name)]
     called = {image.name: f"photo-number-{image.image_id}" for image in wanted}
     _rename(database, called)
     try:

@@ -6,6 +6,7 @@ Structure from motion wants whole photographs. What can't work is said here, bef
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shutil
 from collections import Counter
@@ -21,9 +22,18 @@ from PIL import ExifTags, Image, ImageOps
 
 from rayprior.capture.features import Lens
 from rayprior.errors import UserError
-from rayprior.files import write_atomically
-from rayprior.scenes.formats.photos import BROKEN, MASK_FOLDERS, SUFFIXES, list_photos, read_mask
+from rayprior.files import remove, write_atomically
+from rayprior.scenes.formats.photos import (
+    BROKEN,
+    MASK_FOLDERS,
+    SUFFIXES,
+    as_photograph,
+    list_photos,
+    partners,
+    read_mask,
+)
 
+MASK_LIST = "masks.json"  # in each folder of masks that `rayprior masks` made
 HEIC = (".heic", ".heif", ".hif", ".avif")
 AS_THEY_ARE = ("JPEG", "MPO", "PNG", "BMP", "TIFF")  # formats that COLMAP reads as we do; others become PNG
 MODES = ("L", "RGB", "RGBA")
@@ -78,16 +88,28 @@ class Photo:
     digest: str
     thumbnail: str
 
+    @property
+    def given_name(self) -> str:
+        """Its name as it came, before it became a PNG."""
+        return self.name if Path(self.source).name == Path(self.name).name else self.name.removesuffix(".png")
+
+
+def belonging(photos: Sequence[Photo], there: Sequence[str]) -> list[int | None]:
+    """Which of the files `there` (masks, posed photos) belongs to each photo, by the name that it came with or has."""
+    given = partners([photo.given_name for photo in photos], there)
+    own = partners([photo.name for photo in photos], there)
+    return [now if before is None else before for before, now in zip(given, own)]
+
 
 def find_photos(folder: Path) -> list[Path]:
-    """The photos of a folder and the folders in it, or of its folder `images`; folders of masks left out.
+    """The photos of a folder and the folders in it, or of its folder `images`; masks and their overlays left out.
 
-    Raises UserError where there are none, with a word on HEIC.
+    Raises UserError where there are none, with a word on HEIC, and for names that no text can hold.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected a folder of photos, or a video")
     root = photo_root(folder)
-    photos = [p for p in list_photos(root) if not set(p.relative_to(root).parts[:-1]) & set(MASK_FOLDERS)]
+    photos = [p for p in list_photos(root) if not _is_mask(p, root) and not _is_overlay(p)]
     unread = [p for p in root.rglob("*") if p.suffix.lower() in HEIC]
     if not photos and unread:
         raise UserError(
@@ -96,7 +118,21 @@ def find_photos(folder: Path) -> list[Path]:
         )
     if not photos:
         raise UserError(f"{folder}: no photos here; expected files named {', '.join('*' + s for s in SUFFIXES)}")
+    for photo in photos:
+        name = os.fsencode(photo).decode("utf-8", "backslashreplace")
+        if name != str(photo):
+            raise UserError(f"{name}: the name is not UTF-8, and can't be written into the scene; rename it")
     return photos
+
+
+def _is_mask(picture: Path, root: Path) -> bool:
+    folders = [folder for folder in picture.parents if folder != root and folder.is_relative_to(root)]
+    return any(folder.name in MASK_FOLDERS or (folder / MASK_LIST).is_file() for folder in folders)
+
+
+def _is_overlay(picture: Path) -> bool:
+    """Whether it is what `rayprior masks` draws beside the folder of masks."""
+    return picture.suffix == ".png" and (picture.with_suffix("") / MASK_LIST).is_file()
 
 
 def unread_kinds(folder: Path) -> list[str]:
@@ -108,7 +144,7 @@ def unread_kinds(folder: Path) -> list[str]:
 def photo_root(folder: Path) -> Path:
     """Where names begin: the folder, or its `images` where that has all the photos."""
     images = folder / "images"
-    direct = any(p.suffix.lower() in SUFFIXES for p in folder.iterdir() if p.is_file())
+    direct = any(p.suffix.lower() in SUFFIXES and not _is_overlay(p) for p in folder.iterdir() if p.is_file())
     return images if images.is_dir() and not direct else folder
 
 
@@ -126,25 +162,33 @@ def take_in(
     taken: list[Photo] = []
     left_out: dict[str, str] = {}
     seen: dict[str, str] = {}
+    called = {source.relative_to(root).as_posix() for source in photos}
     for i, source in enumerate(photos):
         name = source.relative_to(root).as_posix()
         try:
-            photo = _take_in(source, name, out)
-        except BROKEN as error:
+            photo, rewritten = _look_at(source, name)
+        except (*BROKEN, UserError) as error:
             left_out[name] = f"can't be read: {error}"
         else:
             if photo.digest in seen:
                 left_out[name] = f"the same file as {seen[photo.digest]}"
-                (out / photo.name).unlink()
+            elif photo.name != name and photo.name in called:
+                left_out[name] = f"as a PNG it would be called {photo.name}, as another photo is; rename it"
             else:
                 seen[photo.digest] = name
                 taken.append(photo)
+                if rewritten is None:
+                    link_or_copy(source, out / photo.name)
+                else:
+                    write_atomically(out / photo.name, lambda file, content=rewritten: file.write(content))
         if on_progress is not None:
             on_progress(i + 1, len(photos))
     return taken, left_out
 
 
-def _take_in(source: Path, name: str, out: Path) -> Photo:
+def _look_at(source: Path, name: str) -> tuple[Photo, bytes | None]:
+    """What is known of a photo, and its file as it is to be written; None: as it is. Writes nothing: what is raised is
+    of the photo."""
     content = source.read_bytes()
     if not content:
         raise OSError("the file is empty")
@@ -153,24 +197,23 @@ def _take_in(source: Path, name: str, out: Path) -> Photo:
         turned = exif.get(ExifTags.Base.Orientation, 1) not in (0, 1)
         upright = ImageOps.exif_transpose(image)
         upright.load()
-    as_is = not turned and kind in AS_THEY_ARE and upright.mode in MODES
-    target = out / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if as_is:
-        link_or_copy(source, target)
-    else:
-        keep = kind in AS_THEY_ARE and upright.mode in MODES
-        target = target if keep or target.suffix.lower() == ".png" else target.with_name(target.name + ".png")
-        upright = upright if upright.mode in MODES else upright.convert("RGBA" if "A" in upright.mode else "RGB")
+    keep = kind in AS_THEY_ARE and upright.mode in MODES
+    rewritten = None
+    if turned or not keep:
+        name = name if keep or Path(name).suffix.lower() == ".png" else f"{name}.png"
+        facts = upright.getexif()
+        upright = upright if keep else as_photograph(upright, source)
         form = ("JPEG" if kind == "MPO" else kind) if keep else "PNG"
         options = {"quality": 97, "subsampling": 0} if form == "JPEG" else {}
-        write_atomically(target, lambda file: upright.save(file, form, exif=upright.getexif(), **options))
+        file = io.BytesIO()
+        upright.save(file, form, exif=facts, **options)
+        rewritten = file.getvalue()
     small = upright.copy()
     small.thumbnail((SMALL_PX, SMALL_PX), Image.Resampling.BOX)
     rgba = np.asarray(small.convert("RGBA"))
     grey = np.asarray(small.convert("L"), dtype=np.float64)
-    return Photo(
-        name=target.relative_to(out).as_posix(),
+    photo = Photo(
+        name=name,
         source=str(source),
         size=upright.size,
         upright=not turned,
@@ -183,6 +226,7 @@ def _take_in(source: Path, name: str, out: Path) -> Photo:
         digest=hashlib.sha256(content).hexdigest(),
         thumbnail=hashlib.sha256(small.convert("L").resize((16, 16)).tobytes()).hexdigest(),
     )
+    return photo, rewritten
 
 
 def _camera_of_exif(exif: Image.Exif) -> str:
@@ -191,12 +235,17 @@ def _camera_of_exif(exif: Image.Exif) -> str:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """A hard link, or a copy where there can't be one. Links of the source are followed."""
-    target.unlink(missing_ok=True)
+    """A hard link, or a copy where there can't be one. Links of the source are followed, folders made as needed.
+
+    Raises UserError where the target can't be written.
+    """
+    remove(target)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         os.link(source.resolve(), target)
     except OSError:
-        shutil.copyfile(source, target)
+        with source.open("rb") as content:
+            write_atomically(target, lambda file: shutil.copyfileobj(content, file))
 
 
 def sharpness(grey: Float[np.ndarray, "h w"]) -> float:
@@ -315,23 +364,22 @@ def _lens(group: Sequence[Photo], model: str | None) -> Lens:
 # -- masks -------------------------------------------------------------------------------------------------------------
 
 
-def take_masks(folder: Path, photos: Sequence[Photo], out: Path) -> int:
-    """Copy the masks of photos to `out/NAME.png`, upright as the photos are; the number of photos that have one.
+def take_masks(folder: Path, photos: Sequence[Photo], out: Path) -> list[str]:
+    """Copy the masks of photos to `out/NAME.png`, upright as the photos are; the names of the photos that have none.
 
-    Masks have the name of their photo, with or without its suffix, and .png, in folders as the photos are.
-    Raises UserError where no mask has the name of a photo, and for one of another size.
+    Masks have the name of their photo, with or without its suffix, and .png, in folders as the photos are: see
+    `partners`. Raises UserError where no mask has the name of a photo, and for one of another size.
     """
     if not folder.is_dir():
         raise UserError(f"--masks {folder}: no such folder; expected one with a PNG for each photo (white = keep)")
-    found = {p.relative_to(folder).with_suffix("").as_posix(): p for p in list_photos(folder)}
-    by_stem = {Path(name).name: p for name, p in found.items()}
-    count = 0
-    for photo in photos:
-        name = Path(photo.name)
-        keys = (name.as_posix(), name.with_suffix("").as_posix())
-        mask = next((found[k] for k in keys if k in found), by_stem.get(name.name, by_stem.get(name.stem)))
-        if mask is None:
+    found = list_photos(folder)
+    names = [mask.relative_to(folder).as_posix() for mask in found]
+    without = []
+    for photo, place in zip(photos, belonging(photos, names)):
+        if place is None:
+            without.append(photo.name)
             continue
+        mask = found[place]
         keep = Image.fromarray(np.where(read_mask(mask), 255, 0).astype(np.uint8))
         if not photo.upright and keep.size != photo.size:
             with Image.open(photo.source) as image:
@@ -343,12 +391,12 @@ def take_masks(folder: Path, photos: Sequence[Photo], out: Path) -> int:
                 f"{mask}: {keep.size[0]}x{keep.size[1]} px, its photo {photo.name} {wide}x{high}; make the masks from"
                 " the whole photographs, at their size"
             )
-        count += 1
         target = out / f"{photo.name}.png"
         write_atomically(target, lambda file, keep=keep: keep.save(file, "PNG"))
-    if count == 0:
+    if len(without) == len(photos):
+        here = ", ".join(name.rpartition(".")[0] for name in names[:3]) or "no picture"
         raise UserError(
-            f"--masks {folder}: no mask has the name of a photo (here: {', '.join(sorted(found)[:3]) or 'no picture'};"
+            f"--masks {folder}: no mask has the name of a photo (here: {here};"
             f" expected {Path(photos[0].name).stem}.png, ...); rename them"
         )
-    return count
+    return without

@@ -12,6 +12,7 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, ImageColor, ImageDraw, ImageFilter, ImageOps
 
-from rayprior.capture.intake import find_photos, photo_root
+from rayprior.capture.intake import MASK_LIST, find_photos, photo_root
 from rayprior.errors import UserError
 from rayprior.files import write_atomically, write_json
 from rayprior.plain import Reader, json_text, parse_json, to_plain
@@ -29,11 +30,12 @@ from rayprior.scenes.formats.photos import list_photos, names_of, read_grey, rea
 from rayprior.scenes.inspect import DROPPED
 from rayprior.scenes.open import EMBEDDED, describe
 
-FOLDER, FILE = "masks", "masks.json"
+FOLDER, FILE = "masks", MASK_LIST
 TOLERANCE = 24  # of a colour key, in 8-bit steps
 GREY_SHARE = 0.2  # a mask with more of its pixels neither black nor white is none
 RIM, MIDDLE = 0.05, 0.5  # border: a ring of this share of the shorter side; centre: a box of this share of both sides
 SAVE_SECONDS = 2.0
+BEGUN = "not made yet"
 SHOWN = 5  # names in a message
 TILE, COLUMNS, MOST_TILES = 200, 8, 64  # of the sheet, px
 ORIENTATION = 274  # EXIF
@@ -252,7 +254,7 @@ class MaskRecord:
     """What is known of one mask. Shares are of pixels: kept, of all; border and centre, kept of those alone.
 
     mask    the file's name; None: no mask was made, and the photo stays whole
-    digest  of the photo and of all that decided the mask
+    digest  of the photo and of all that decided the mask; empty: it is being made
     """
 
     photo: str
@@ -287,10 +289,14 @@ def make_masks(
     """One 8-bit PNG a photo in `out` (white = keep) and masks.json; what is up to date stays as it is.
 
     Raises UserError for whatever a source can't use, and where `out` has masks of the same names that were not made
-    here, unless `force`.
+    here, unless `force`; and where `out` is where the photos are.
     """
     known = _known(out)
     _refuse_to_overwrite(photos, out, known, force)
+    begun = {n: MaskRecord(p, None, (0, 0), 1.0, 1.0, 1.0, BEGUN, "") for n, p in zip(photos.names, photos.labels)}
+    begun |= known
+    if begun != known:
+        _save(out, photos, begun)  # so that what a kill leaves is known to be made here
     records: dict[str, MaskRecord] = {}
     saved = time.monotonic()
     try:
@@ -302,7 +308,7 @@ def make_masks(
             else:
                 records[name] = old
             if time.monotonic() - saved > SAVE_SECONDS:
-                _save(out, photos, known | records)
+                _save(out, photos, begun | records)
                 saved = time.monotonic()
             if on_progress is not None:
                 on_progress(index + 1, len(photos.names))
@@ -338,9 +344,17 @@ def _save(out: Path, photos: Photos, records: Mapping[str, MaskRecord]) -> None:
     kept = {name: records[name] for name in photos.names if name in records}
     if kept:
         write_json(out / FILE, to_plain(MaskList(ABOUT, kept)))
+    else:
+        (out / FILE).unlink(missing_ok=True)
+        with suppress(OSError):  # other files are there, or the folder is not
+            out.rmdir()
 
 
 def _refuse_to_overwrite(photos: Photos, out: Path, known: Mapping[str, MaskRecord], force: bool) -> None:
+    targets = {(out / f"{name}.png").parent.resolve() for name in photos.names}
+    inside = targets & {file.parent.resolve() for file in photos.files}
+    if inside:
+        raise UserError(f"--out {out}: masks would lie among the photos in {inside.pop()}; choose another folder")
     foreign = [name for name in photos.names if name not in known and (out / f"{name}.png").exists()]
     if foreign and not force:
         raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 
 from rayprior.capture.features import Lens
-from rayprior.capture.intake import Photo
+from rayprior.capture.intake import Photo, belonging
 from rayprior.errors import UserError
 from rayprior.scenes.cameras import Cameras
 from rayprior.scenes.description import Description
@@ -20,15 +21,8 @@ def cameras_for(photos: Sequence[Photo], posed: Description) -> tuple[list[str],
 
     Raises UserError where fewer than two have one, or where photo and camera differ in shape.
     """
-    files = {Path(str(p)).name: i for i, p in enumerate(posed.photos) if isinstance(p, Path)}
-    stems = {Path(name).name: i for i, name in enumerate(posed.names)}
-    rows, names = [], []
-    for photo in photos:
-        name = Path(photo.name)
-        row = files.get(name.name, stems.get(name.stem, stems.get(name.name)))
-        if row is not None:
-            rows.append(row)
-            names.append(photo.name)
+    found = [(photo.name, row) for photo, row in zip(photos, belonging(photos, _paths_of(posed))) if row is not None]
+    names, rows = [name for name, _ in found], [row for _, row in found]
     if len(rows) < 2:
         raise UserError(
             f"--poses {posed.path}: has cameras for {len(rows)} of the {len(photos)} photos; expected at least 2 of the"
@@ -46,6 +40,14 @@ def cameras_for(photos: Sequence[Photo], posed: Description) -> tuple[list[str],
             f" {size[i].tolist()}; expected one shape. Was the photo cropped or turned?"
         )
     return names, cameras.scaled(size)
+
+
+def _paths_of(posed: Description) -> list[str]:
+    """What its photos are called: paths from the folder that has them all, where they are files."""
+    files = [photo for photo in posed.photos if isinstance(photo, Path)]
+    top = os.path.commonpath([file.parent for file in files]) if files else ""
+    pairs = zip(posed.names, posed.photos)
+    return [photo.relative_to(top).as_posix() if isinstance(photo, Path) else f"{name}.png" for name, photo in pairs]
 
 
 def lenses_of(cameras: Cameras, names: Sequence[str]) -> list[tuple[Lens, list[str]]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,16 @@ import torch
 from rayprior.capture.features import feature_counts, read_matches, sfm_library
 from rayprior.capture.intake import Photo, link_or_copy
 from rayprior.capture.sfm import Model, photos_in, undistort, why_not_registered
+from rayprior.errors import UserError
 from rayprior.files import write_atomically, write_folder_atomically, write_json
+from rayprior.plain import parse_json
 from rayprior.scenes.cameras import Cameras
 from rayprior.scenes.formats.colmap import describe_colmap
 from rayprior.scenes.formats.photos import list_photos
 from rayprior.scenes.keypoints import Keypoints, find_keypoints
 from rayprior.scenes.writing import write_points, write_transforms
 
+REPORT = "capture.json"
 MODEL_FILES = ("cameras.bin", "images.bin", "points3D.bin", "frames.bin", "rigs.bin")
 NEAR_SHARE, FAR_SHARE = 0.01, 0.99  # of the distances of the points that a photo saw
 
@@ -81,9 +85,10 @@ def write_scene_folder(
     options      what was asked for, as JSON values
     undistorted  also write photos without distortion
     """
-    (out / "capture.json").unlink(missing_ok=True)
     model = found.model
-    _remove_others(out / "images", [photo.name for photo in photos])
+    _remove_earlier_masks(out, found.photos / "masks")
+    (out / REPORT).unlink(missing_ok=True)
+    _remove_others(out / "images", {photo.name for photo in photos})
     _fill(out / "images", found.photos / "images", [photo.name for photo in photos])
     _fill(out / "masks", found.photos / "masks", [f"{photo.name}.png" for photo in photos])
     parts = {name: model.folder / name for name in MODEL_FILES}
@@ -118,20 +123,36 @@ def write_scene_folder(
         "pycolmap": sfm_library().__version__,
         "photos": facts,
     }
-    write_json(out / "capture.json", report)
+    write_json(out / REPORT, report)
     return Captured(out, tuple(facts), model.photos, model.points, model.error_px, found.attempts, found.notes)
 
 
 def _fill(folder: Path, source: Path, names: Sequence[str]) -> None:
     """These files of another folder, those that are there, beside whatever stands here already."""
     for name in names:
-        if (source / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            if not (folder / name).exists() or not (folder / name).samefile(source / name):
-                link_or_copy(source / name, folder / name)
+        here, there = folder / name, source / name
+        if there.is_file() and not (here.exists() and here.samefile(there)):
+            link_or_copy(there, here)
 
 
-def _remove_others(folder: Path, names: Sequence[str]) -> None:
+def _remove_earlier_masks(out: Path, masks: Path) -> None:
+    """Masks that an earlier call put here, by its report, and that these photos don't have. Others' masks stay."""
+    try:
+        earlier = parse_json((out / REPORT).read_bytes(), str(out / REPORT))
+        names = [f"{photo['name']}.png" for photo in earlier["photos"] if photo.get("mask")]
+    except (OSError, UserError, LookupError, TypeError, AttributeError):  # no report, or one that was edited
+        return
+    for name in names:
+        mask = out / "masks" / name
+        if mask.is_relative_to(out / "masks") and ".." not in mask.parts and not (masks / name).is_file():
+            mask.unlink(missing_ok=True)
+    folders = [out / "masks", *(path for path in (out / "masks").rglob("*") if path.is_dir())]
+    for folder in reversed(folders):
+        with suppress(OSError):  # it is not empty, or not there
+            folder.rmdir()
+
+
+def _remove_others(folder: Path, names: Collection[str]) -> None:
     """Photos of an earlier call that are not among these."""
     for photo in list_photos(folder) if folder.is_dir() else ():
         if photo.relative_to(folder).as_posix() not in names:

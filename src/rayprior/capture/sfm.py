@@ -225,7 +225,9 @@ def why_not_registered(
     others: Sequence[Model],
 ) -> str:
     """Why a photo has no place, from what is known of it."""
-    count = features.get(name, 0)
+    if name not in features:
+        return "never looked at: it has no camera in --poses, or COLMAP can't read it (then save it as JPEG or PNG)"
+    count = features[name]
     if count < FEWEST_MATCHES_OF_A_PHOTO:
         return f"only {count} features: too dark, too blurred, or a smooth surface"
     elsewhere = next((i for i, model in enumerate(others, start=2) if name in model.photos), None)

@@ -77,8 +77,14 @@ def step(
 
 
 def facts_of_file(path: Path) -> list[Any]:
-    """What tells whether a file is still the same without reading it: name, size, time of its last change."""
-    found = path.stat()
+    """What tells whether a file is still the same without reading it: name, size, time of its last change.
+
+    The name alone of what can't be reached, as a link that leads nowhere; whoever reads it says so.
+    """
+    try:
+        found = path.stat()
+    except OSError:
+        return [path.name]
     return [path.name, found.st_size, found.st_mtime_ns]
 
 

@@ -61,6 +61,7 @@ def masks(
             raise UserError(f"{option} goes with {way}, not with {ways[0]}; leave it out")
     photos = photos_of(path)
     out = out or photos.root / FOLDER
+    out = out if out.name not in ("", "..") else out.resolve()
     source: MaskSource
     if folder is not None:
         source = _from_files(photos, folder, out, invert)

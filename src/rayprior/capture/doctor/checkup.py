@@ -32,10 +32,12 @@ from rayprior.capture.doctor.poses import (
 from rayprior.errors import UserError
 from rayprior.maths.poses import focus_point
 from rayprior.scenes.description import Description
+from rayprior.scenes.formats import FORMATS
 from rayprior.scenes.formats.depth import find_depth
 from rayprior.scenes.open import describe, load_scene
 from rayprior.scenes.reading import cameras_of_photos
 from rayprior.scenes.scene import Scene
+from rayprior.scenes.splits import Frames, choose_split
 
 Progress = Callable[[str, int, int], None]  # (what is done, how much, of how much)
 WIDE = {"near": 1e-9, "far": 1e9}  # bounds that no depth lies outside of
@@ -71,18 +73,22 @@ def examine(path: str | Path, options: Mapping[str, Any] | None = None, on_progr
     """Look at a capture as `load_scene(path, **options)` opens it, and say what is wrong.
 
     Mistakes in the files become findings; UserError is raised only where there is nothing to look at: no such path, no
-    description of cameras in it, an option that does not exist.
+    description of cameras in it, options that say what does not exist or can't be.
     """
     options = dict(options or {})
     say = on_progress or (lambda what, done, total: None)
     _refuse_nowhere(path)
     name, notes = Path(str(path)).name or str(path), _Notes()
+    asked = options.get("format")
     try:
-        description, _ = describe(path, options.get("format"))
+        description, _ = describe(path, asked)
     except UserError as error:
+        if asked is not None and (asked not in FORMATS or (Path(path).is_dir() and not _has(path, asked))):
+            raise
         finding = Finding("description", "unusable", str(error), "correct the description, or export it again")
         return Checkup(Report(name, "", (finding,), {}, ("all other checks: no cameras",)), None)
 
+    _refuse_mistyped(description, options)
     looks, files = look_at(description, lambda done, total: say("reading photos", done, total))
     notes.findings += files
     if len(looks) < 2:
@@ -110,6 +116,25 @@ def _refuse_nowhere(path: str | Path) -> None:
     """What is no capture at all is a mistake in typing, and none in the capture."""
     if not str(path).startswith("synthetic:") and not Path(path).exists():
         raise UserError(f"{path}: no such folder or file; expected a capture, a folder with photos and their cameras")
+
+
+def _has(path: str | Path, format: str) -> bool:
+    """Whether a capture's folder has a description of this format, whole or broken."""
+    return FORMATS[format].present(Path(path))
+
+
+def _refuse_mistyped(description: Description, options: Mapping[str, Any]) -> None:
+    """Raises UserError for options that no capture, or not this one, could be opened with: `load_scene`'s messages."""
+    if options.get("split") is not None:
+        choose_split(Frames(description.names, description.lists, description.path), options["split"])
+    if options.get("depth") is not None and not Path(options["depth"]).is_dir():
+        find_depth(description, Path(options["depth"]))
+    if options.get("downscale", 1) < 1:
+        raise UserError(f"--downscale {options['downscale']}: expected a whole number of at least 1")
+    near, far = options.get("near"), options.get("far")
+    if (near is not None and not near >= 0) or (far is not None and not far > (near or 0)):
+        given = " ".join(f"--{name} {x:g}" for name, x in (("near", near), ("far", far)) if x is not None)
+        raise UserError(f"{given}: no range; expected 0 <= near < far, in the capture's unit")
 
 
 def _report(name: str, description: Description, notes: _Notes) -> Report:

@@ -104,28 +104,49 @@ def photo_listed(root: Path, listed: str, source: Path) -> Path:
     return next((p for p in tried if exists(p)), tried[0])
 
 
+def partners(wanted: Sequence[str], there: Sequence[str]) -> tuple[int | None, ...]:
+    """Which of the files `there` belongs to each of `wanted`, by its place in the list; None: none does.
+
+    All are paths, each list relative to its own folder. It is the file of the same path, suffix aside or one suffix
+    more (a.png, else a.jpg.png, of a.jpg); else the one of the same name in whatever folder. A name that two files of
+    either list share decides nothing, and no file is given to two.
+    """
+    found: list[int | None] = [None] * len(wanted)
+    given: set[int] = set()
+    for key, key_there in ((str, str), (_trunk, _trunk), (str, _trunk), (_stem, _stem), (os.path.basename, _stem)):
+        asked, offered = Counter(map(key, wanted)), Counter(map(key_there, there))
+        place = {key_there(path): i for i, path in enumerate(there)}
+        for i, name in enumerate(map(key, wanted)):
+            if found[i] is None and asked[name] == offered[name] == 1 and place[name] not in given:
+                found[i] = place[name]
+                given.add(place[name])
+    return tuple(found)
+
+
+def _trunk(path: str) -> str:
+    return os.path.splitext(path)[0]
+
+
+def _stem(path: str) -> str:
+    return os.path.basename(_trunk(path))
+
+
 def masks_beside(root: Path, photos: Sequence[Path]) -> tuple[tuple[Path | None, ...] | None, tuple[str, ...]]:
     """(mask of each photo or None, notes): `masks/` or `mask/` with a picture of the photo's stem, or name, + .png.
 
-    In the folder of the same name as the photo's own, or by a stem that only one mask has.
+    In the folder of the same name as the photo's own, or by a name that only one mask and one photo have.
     """
     folder = next((root / name for name in MASK_FOLDERS if (root / name).is_dir()), None)
     if folder is None:
         return None, ()
     found = list_photos(folder)
-    stems, shared = Counter(mask.stem for mask in found), Counter(photo.stem for photo in photos)
-    placed = {mask.relative_to(folder).with_suffix(""): mask for mask in found}
-    single = {mask.stem: mask for mask in found if stems[mask.stem] == 1}
+    if not found:
+        return None, (f"{folder.name} holds no pictures: no masks",)
     top = Path(os.path.commonpath([photo.parent for photo in photos]))
-
-    def mask_of(photo: Path) -> Path | None:
-        place = photo.relative_to(top)
-        for key in (place.with_suffix(""), place):
-            if key in placed:
-                return placed[key]
-        return single.get(photo.stem, single.get(photo.name)) if shared[photo.stem] == 1 else None
-
-    masks = tuple(map(mask_of, photos))
+    places = partners(
+        [photo.relative_to(top).as_posix() for photo in photos], [mask.relative_to(folder).as_posix() for mask in found]
+    )
+    masks = tuple(None if place is None else found[place] for place in places)
     count = sum(mask is not None for mask in masks)
     if count == 0:
         raise UserError(
@@ -149,13 +170,18 @@ def read_photo(path: Path) -> UInt8[np.ndarray, "h w c"]:
     """One photograph: 3 channels, or 4 with straight alpha. Raises UserError for a missing, empty or broken file."""
     with _opened(path) as image:
         try:
-            if image.mode.startswith(("I", "F")):
-                return _from_deep_grey(image, path)
-            alpha = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
-            wanted = "RGBA" if alpha else "RGB"
-            return np.asarray(image if image.mode == wanted else image.convert(wanted))
+            return np.asarray(as_photograph(image, path))
         except BROKEN as error:
             raise _broken(path, error) from None
+
+
+def as_photograph(image: Image.Image, path: Path) -> Image.Image:
+    """A picture of whatever mode as RGB, or RGBA where it has alpha, 8 bits each. UserError for 32 bits a pixel."""
+    if image.mode.startswith(("I", "F")):
+        return Image.fromarray(_from_deep_grey(image, path))
+    alpha = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+    wanted = "RGBA" if alpha else "RGB"
+    return image if image.mode == wanted else image.convert(wanted)
 
 
 def read_mask(path: Path) -> Bool[np.ndarray, "h w"]:
