@@ -444,14 +444,13 @@ def test_masks_of_an_earlier_call_do_not_stay_and_those_of_others_do(
     assert [p.name for p in (scene / "masks").iterdir()] == ["wall 0.png"]
 
 
-def test_masks_that_change_places_are_noticed(corner: tuple[Path, Cameras, Captured], tmp_path: Path):
+def test_masks_that_change_places_are_noticed(tmp_path: Path):
     """Two files of one name, size and time in two folders."""
     from rayprior.capture.capture import _photos
 
-    root, _, _ = corner
     written = []
     for grey, side in ((255, "left"), (0, "right")):
-        write_corner(tmp_path / "photos" / side, 2, seed=len(written))
+        write_corner(tmp_path / "photos" / side, 2, seed=grey)
         (tmp_path / "keep" / side).mkdir(parents=True)
         Image.new("L", (320, 240), grey).save(tmp_path / "keep" / side / "00.png")
         os.utime(tmp_path / "keep" / side / "00.png", (1e9, 1e9))
