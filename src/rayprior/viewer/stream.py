@@ -15,7 +15,7 @@ from math import inf
 
 from rayprior.viewer.painter import Look, Painted, Painter, View
 
-SECONDS = (0.15, 1.2, inf)  # what a picture of each level may take: while moving, when still, whole
+SECONDS = (0.08, 1.2, inf)  # what a picture of each level may take: while moving, when still, whole
 STILL = 0.15  # seconds without a move after which a view counts as still
 MOST = 1_000_000  # pixels of the finest picture
 WORTH = 1.3  # a finer picture has at least so many times the pixels of the one before
