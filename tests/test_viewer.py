@@ -247,7 +247,8 @@ class Stub:
 @pytest.fixture
 def watched():
     clock, sent = Clock(), []
-    stream = Stream(lambda who, picture, done: sent.append((who, picture.size, done)), clock=clock)
+    seconds = (0.15, 1.2, math.inf)
+    stream = Stream(lambda who, picture, done: sent.append((who, picture.size, done)), seconds, clock)
     return stream, Stub(), clock, sent
 
 
