@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rayprior import cli
 from rayprior.kernels.threads import set_threads
 from rayprior.maths.poses import opencv_from_opengl
 from rayprior.scenes.scene import Scene
@@ -68,6 +70,22 @@ def quick_house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     write_capture(tmp_path / "my-capture", tiny_scene("shapes"))
     return tmp_path
+
+
+@pytest.fixture
+def rayprior(quick_house: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """`rayprior("train", ...)` -> (exit status, stdout, stderr), in a folder of its own."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = 0
+        try:
+            cli.main(words)
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        return status, *capsys.readouterr()
+
+    return call
 
 
 def write_capture(folder: Path, scene: Scene) -> None:

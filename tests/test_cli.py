@@ -12,29 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from rayprior import cli, methods
+from rayprior import methods
 from rayprior.training.run import load_run
 from rayprior.training.tasks import FitScene
 
 SCENE = "synthetic:shapes"
 QUICK = ("train", "grid", SCENE, "--size", "small", "--steps", "4")
 Cli = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def rayprior(quick_house: Path, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """`rayprior("train", ...)` -> (exit status, stdout, stderr), in a folder of its own."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        status = 0
-        try:
-            cli.main(words)
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        return status, *capsys.readouterr()
-
-    return call
 
 
 def files(folder: Path = Path()) -> set[str]:

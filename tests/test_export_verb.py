@@ -25,21 +25,11 @@ FAINT = "0.0025"  # a level that some of a field of 60 steps is above
 
 
 @pytest.fixture
-def rayprior(quick_house: Path, capsys: pytest.CaptureFixture[str]) -> Cli:
+def rayprior(rayprior: Cli) -> Cli:
     """`rayprior("export", ...)` -> (exit status, stdout, stderr), in a folder with a run of `my-capture`, `runs/a`."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        status = 0
-        try:
-            cli.main(words)
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        return status, *capsys.readouterr()
-
-    trained = call("train", "grid", "my-capture", "--size", "small", "--steps", "60", "--out", "runs/a")
+    trained = rayprior("train", "grid", "my-capture", "--size", "small", "--steps", "60", "--out", "runs/a")
     assert trained[0] == 0, trained
-    return call
+    return rayprior
 
 
 def last(result: tuple[int, str, str]) -> str:
