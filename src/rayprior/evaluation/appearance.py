@@ -19,10 +19,15 @@ STEPS, RAYS, RATE = 100, 512, 0.05
 PROTOCOL = "half-image: codes fitted to the left half of each view, everything else frozen; the right half is scored"
 
 
+def middle(scene: Scene, view: int) -> int:
+    """The first column of the half that is scored."""
+    return (int(scene.pictures.size[view, 0]) + 1) // 2
+
+
 def right_half(scene: Scene, view: int) -> Bool[Tensor, "h w"]:
     """The pixels that are scored; the others are those that a code may be fitted to."""
     width, height = scene.pictures.size[view].tolist()
-    return (torch.arange(width) >= (width + 1) // 2).expand(height, -1)
+    return (torch.arange(width) >= middle(scene, view)).expand(height, -1)
 
 
 def fit_code(model: Model, scene: Scene, view: int, *, steps: int = STEPS, seed: int = 0) -> None:

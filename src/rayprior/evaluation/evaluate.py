@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rayprior.errors import UserError
 from rayprior.evaluation import metrics
-from rayprior.evaluation.appearance import PROTOCOL, fit_code, right_half
+from rayprior.evaluation.appearance import PROTOCOL, fit_code, middle, right_half
 from rayprior.evaluation.lpips import VERSION, Lpips, load_lpips
 from rayprior.evaluation.pictures import Picture, Renders, on_background, render_picture
 from rayprior.files import write_text
@@ -110,13 +110,12 @@ def evaluate(
     codes = model.codes if halves and isinstance(model, Model) else None
     learned = None if codes is None else (codes.known.clone(), {k: v.clone() for k, v in codes.state_dict().items()})
     for done, index in enumerate(views, start=1):
-        if halves and isinstance(model, Model):
+        if codes is not None and isinstance(model, Model):
             fit_code(model, shown, index)
         mask = None if masks is None else masks[index][:, :, 0].bool()
         if halves:
             mask = right_half(scene, index) if mask is None else mask & right_half(scene, index)
-        width = int(scene.pictures.size[index, 0])
-        view, pixels = _score_view(model, shown, index, mask, judge, (width + 1) // 2 if halves else 0)
+        view, pixels = _score_view(model, shown, index, mask, judge, middle(scene, index) if halves else 0)
         rows.append(view.numbers)
         counts.append(pixels)
         if index in keeping and keep:
