@@ -11,7 +11,7 @@ from rayprior.evaluation import metrics
 from rayprior.evaluation.appearance import fit_code, right_half
 from rayprior.evaluation.evaluate import evaluate
 from rayprior.fields.codes import Codes
-from rayprior.methods import METHODS
+from rayprior.methods import METHODS, with_size
 from rayprior.scenes.scene import Pictures, Scene
 from rayprior.scenes.synthetic import synthetic_scene
 from rayprior.training.settle import settle
@@ -95,3 +95,18 @@ def test_windows_see_the_scored_half_alone():
     result = evaluate(model, wide, [view], lpips="none", halves=True)
     kept = result.kept[0]
     assert result.mean["ssim"] == pytest.approx(metrics.ssim(kept.picture.rgb[:, 20:], kept.truth[:, 20:]), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["grid", "nerf-a"])
+def test_what_was_seen_without_light_is_lit_as_it_is_rendered(scene, name):
+    """Geometry once and colour after it give the picture that one rendering gives, for any code."""
+    codes = Codes(appearance=3, affine=True)
+    recipe = with_size(replace(METHODS[name], codes=codes), "small" if name == "nerf-a" else "full")
+    model = FitScene(settle(recipe, scene), scene, 0, torch.device("cpu")).model
+    rays = scene.view_rays(scene.split.train[0])
+    code = model.codes(rays.camera)
+    code = replace(code, appearance=torch.randn_like(code.appearance), affine=0.1 * torch.randn_like(code.affine))
+    with torch.no_grad():
+        whole, lit = model.render(rays, code=code).rgb, model.unlit(rays).lit(model.field, code)
+    assert (whole - lit).abs().max() < 2e-3
+    assert whole.std() > 0.01

@@ -15,7 +15,8 @@ from rayprior.fields.codes import Code
 from rayprior.rendering.model import Model
 from rayprior.scenes.scene import Scene
 
-STEPS, RAYS, RATE = 100, 512, 0.05
+STEPS, RAYS, RATE = 100, 512, 0.05  # of Adam; rays of a step
+PIXELS = 4096  # of a left half that are looked at, at random; their geometry is rendered once
 PROTOCOL = "half-image: codes fitted to the left half of each view, everything else frozen; the right half is scored"
 
 
@@ -49,12 +50,15 @@ def fit_code(model: Model, scene: Scene, view: int, *, steps: int = STEPS, seed:
     rows = [None if table is None else codes.mean_of(table).clone().requires_grad_() for table in tables]
     learned = [row for row in rows if row is not None]
     adam, generator = torch.optim.Adam(learned, lr=RATE), torch.Generator().manual_seed(seed)
+    pixels = pixels[torch.randperm(len(pixels), generator=generator)[:PIXELS]]
     rays, truth = scene.view_rays(view), scene.picture(view).reshape(-1, 3)
-    for _ in range(steps):
-        chosen = pixels[torch.randint(len(pixels), (RAYS,), generator=generator)]
-        batch = rays[chosen].to(model.device)
-        seen = model.render(batch, code=_spread(rows, len(batch), model.device))
-        error = (seen.rgb - truth[chosen].to(model.device)).square().mean()
+    chunks = [
+        (model.unlit(rays[chosen].to(model.device)), truth[chosen].to(model.device)) for chosen in pixels.split(RAYS)
+    ]
+    for step in range(steps):
+        seen, colours = chunks[step % len(chunks)]
+        rgb = seen.lit(model.field, _spread(rows, len(colours), model.device))
+        error = (rgb - colours).square().mean()
         for row, gradient in zip(learned, torch.autograd.grad(error, learned)):
             row.grad = gradient
         adam.step()

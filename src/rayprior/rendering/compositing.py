@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 from rayprior.fields.codes import Code, TransientMedium
@@ -19,6 +19,7 @@ from rayprior.rendering.rendering import Rendering
 from rayprior.scenes.rays import Rays
 
 FAINT = 1e-3  # opacity below which a ray's mean feature fades to zero, rather than being a quotient of nothings
+UNSEEN = 1e-4
 
 
 @dataclass(frozen=True)
@@ -53,19 +54,13 @@ def render_level(
     code    of the rays' photographs, which colour depends on
     medium  what stands in these photographs alone, rendered together with the field
     """
-    if how.at == "left":
-        points = t[:, :-1]
-    else:  # the middle in the coordinate that lengths are measured in
-        middles = stepfun.midpoints(space.along(t, rays.origins, rays.directions))
-        points = space.distances(middles, rays.origins, rays.directions)
-    density, feature = field.density(rays.at(points), generator)
-    lengths = space.lengths(t, rays.origins, rays.directions)
+    density, feature, lengths = _met(field, rays, t, space, how, generator)
     light = code.appearance if code is not None and code.appearance.shape[1] else None
     if field.deferred:
         values = feature
     else:
-        directions = rays.directions[:, None].expand(-1, points.shape[1], -1)
-        spread = None if light is None else light[:, None].expand(-1, points.shape[1], -1)
+        directions = rays.directions[:, None].expand(-1, density.shape[1], -1)
+        spread = None if light is None else light[:, None].expand(-1, density.shape[1], -1)
         values = field.colour(feature, directions, spread)
     transient = std = None
     if medium is None or code is None:
@@ -88,6 +83,55 @@ def render_level(
         scale = lengths / (t[:, 1:] - t[:, :-1]).clamp_min(1e-9)
         density, transient = density * scale, None if transient is None else transient * scale
     return Rendering(rgb, RayDistribution(t, weights), density, coarse, code, transient, std)
+
+
+def _met(
+    field: Field, rays: Rays, t: Tensor, space: Space, how: Compositing, generator: Generator | None
+) -> tuple[Float[Tensor, "r S"], Float[Tensor, "r S f"], Float[Tensor, "r S"]]:
+    """Density, feature and length of each bin."""
+    if how.at == "left":
+        points = t[:, :-1]
+    else:  # the middle in the coordinate that lengths are measured in
+        middles = stepfun.midpoints(space.along(t, rays.origins, rays.directions))
+        points = space.distances(middles, rays.origins, rays.directions)
+    density, feature = field.density(rays.at(points), generator)
+    return density, feature, space.lengths(t, rays.origins, rays.directions)
+
+
+@dataclass(frozen=True, eq=False)
+class Unlit:
+    """What rays saw, but for the light: density sees no code, so this is the same in every photograph's light.
+
+    ray      of each sample that counts; one a ray where the field is deferred
+    feature, weight  of these samples
+    opacity  of each ray
+    """
+
+    rays: Rays
+    ray: Int[Tensor, "n"]
+    feature: Float[Tensor, "n f"]
+    weight: Float[Tensor, "n"]
+    opacity: Float[Tensor, "r"]
+
+    def lit(self, field: Field, code: Code) -> Float[Tensor, "r 3"]:
+        """The rays' colours in the light of their codes, on their background."""
+        light = code.appearance[self.ray] if code.appearance.shape[1] else None
+        colour = field.colour(self.feature, self.rays.directions[self.ray], light)
+        seen = torch.zeros_like(self.rays.background).index_add(0, self.ray, self.weight[:, None] * colour)
+        return code.light(seen, self.opacity) + (1 - self.opacity)[:, None] * self.rays.background
+
+
+def unlit(field: Field, rays: Rays, t: Float[Tensor, "r S+1"], space: Space, how: Compositing) -> Unlit:
+    """What is left of `render_level` for every light. Samples of less than `UNSEEN` of their ray's weight are left
+    out: one changes no colour by more than a fortieth of a grey level."""
+    density, feature, lengths = _met(field, rays, t, space, how, None)
+    weights, opacity, seen = composite(density, lengths, feature, how.opaque_tail)
+    if field.deferred:
+        return Unlit(
+            rays, torch.arange(len(rays), device=t.device), seen / (opacity[:, None] + FAINT), opacity, opacity
+        )
+    counts = weights > UNSEEN
+    return Unlit(rays, counts.nonzero()[:, 0], feature[counts], weights[counts], opacity)
 
 
 def shares(

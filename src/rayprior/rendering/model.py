@@ -13,7 +13,7 @@ from rayprior.fields.grid import Grid
 from rayprior.fields.mlp import Mlp
 from rayprior.fields.space import Space
 from rayprior.rendering.coarse import CoarseField
-from rayprior.rendering.compositing import Compositing, render_level
+from rayprior.rendering.compositing import Compositing, Unlit, render_level, unlit
 from rayprior.rendering.density_grid import DensityGrid
 from rayprior.rendering.rendering import Rendering
 from rayprior.rendering.samplers import Sampler, Uniform
@@ -77,6 +77,13 @@ class Model(nn.Module):
         t, coarse = self.sampler.propose(rays, self.field, generator, code)
         medium = self.medium if with_medium else None
         return render_level(self.field, rays, t, self.space, self.compositing, generator, coarse, code, medium)
+
+    @torch.no_grad()
+    def unlit(self, rays: Rays) -> Unlit:
+        """What rays see in every light alike, without what stands in single photographs; deterministic."""
+        code = None if self.codes is None else self.codes(rays.camera)
+        t, _ = self.sampler.propose(rays, self.field, None, code)
+        return unlit(self.field, rays, t, self.space, self.compositing)
 
     @torch.no_grad()
     def render_in_chunks(self, rays: Rays, chunk: int = 1024, *, transient: bool | None = None) -> Iterator[Rendering]:
