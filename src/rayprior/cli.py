@@ -343,6 +343,7 @@ def study(
     out: Annotated[Path | None, option("DIR", "runs/study-NAME")] = None,
     data: Annotated[Path | None, option("DIR", "$RAYPRIOR_DATA, else the file's folder")] = None,
     workers: Annotated[int | None, option("N", "all cores")] = None,
+    seeds: Annotated[int | None, option("N", "the file's")] = None,
     steps: Annotated[int | None, option("N", "the file's")] = None,
     seconds: Annotated[float | None, option("S", "the file's")] = None,
     dry_run: Flag = False,
@@ -356,6 +357,7 @@ def study(
         out: the study's folder
         data: where the file's scenes are
         workers: runs side by side, each with one thread
+        seeds: how many seeds each run has; more of them later add runs to those that are there
         steps: budget of every run in steps
         seconds: budget of every run in seconds
         dry_run: only say what it would take
@@ -366,7 +368,16 @@ def study(
 
     arms = tuple(filter(None, map(str.strip, (only or "").split(","))))
     budget = None if steps is None and seconds is None else Budget(steps, seconds)
-    run_study(file, selection=Selection(all, arms), out=out, data=data, workers=workers, budget=budget, dry_run=dry_run)
+    run_study(
+        file,
+        selection=Selection(all, arms),
+        out=out,
+        data=data,
+        workers=workers,
+        seeds=seeds,
+        budget=budget,
+        dry_run=dry_run,
+    )
 
 
 @app.command

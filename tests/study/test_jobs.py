@@ -336,6 +336,8 @@ def test_the_bill_alone(tiny: Path, capsys: pytest.CaptureFixture[str]):
     study_of(tiny)
     assert rayprior("study", "tiny.toml", "--seconds", "60", "--workers", "1", "--dry-run") == 0
     assert "runs: 4\ntime: about 5 min with 1 worker" in capsys.readouterr().out
+    assert rayprior("study", "tiny.toml", "--seeds", "3", "--seconds", "60", "--workers", "1", "--dry-run") == 0
+    assert "runs: 6\n" in capsys.readouterr().out
     assert not (tiny / "runs").exists()
 
 
@@ -343,6 +345,7 @@ def test_the_bill_alone(tiny: Path, capsys: pytest.CaptureFixture[str]):
     ("words", "said"),
     [
         (("--workers", "0"), "--workers 0: expected at least 1"),
+        (("--seeds", "0"), "--seeds 0: expected at least 1"),
         (("--only", "plan"), "--only plan: study 'tiny' has no such arm; did you mean 'plain'?"),
         (("--steps", "5", "--seconds", "5"), "a budget is in steps or in seconds"),
         (("--out", "my-capture"), "my-capture: holds something else than a study"),

@@ -45,11 +45,16 @@ def study(
     out: Path | None,
     data: Path | None,
     workers: int | None,
+    seeds: int | None,
     budget: Budget | None,
     dry_run: bool,
 ) -> None:
     """The bill, the runs that are not there yet, the report, its path last. Exits with 1 where a run failed."""
     plan = read_study(file, data)
+    if seeds is not None:
+        if seeds < 1:
+            raise UserError(f"--seeds {seeds}: expected at least 1")
+        plan = replace(plan, seeds=tuple(range(seeds)))
     if budget is not None:
         plan = replace(plan, steps=budget.steps, seconds=budget.seconds)
     selection = replace(selection, absent=_left_out(plan, selection, data))
