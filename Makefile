@@ -17,7 +17,7 @@ demo: $(BIN)/rayprior
 	$(BIN)/rayprior demo
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(BIN)/rayprior
 	$(BIN)/ruff check
