@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from rayprior import cli
 from rayprior.kernels.threads import set_threads
 from rayprior.maths.poses import opencv_from_opengl
 from rayprior.scenes.scene import Scene
-from rayprior.scenes.synthetic import synthetic_scene
+from tiny import tiny_scene
 
 
 @pytest.fixture(autouse=True)
@@ -49,11 +48,6 @@ def data_dir(data_root: Path):
 # -- a house in which everything is quick: for tests of the command line and of the documents --------------------------
 
 
-@cache
-def tiny_scene(name: str) -> Scene:
-    return synthetic_scene(name, size=24, views=8, test_views=2, supersample=1)
-
-
 @pytest.fixture
 def quick_house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder to be in, with `my-capture` in it; embedded scenes are tiny, reports have no film, one thread.
@@ -61,7 +55,10 @@ def quick_house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Checkpoints are few and need not outlive a power cut.
     """
     monkeypatch.setattr("rayprior.scenes.open.synthetic_scene", tiny_scene)
-    for name in ("training.fit", "verbs.measure", "verbs.depth", "verbs.study"):
+    for name in (
+        "training.fit",
+        *(f"verbs.{verb}" for verb in ("depth", "infer", "measure", "sample", "study", "train")),
+    ):
         monkeypatch.setattr(f"rayprior.{name}.cores", lambda: 1)
     monkeypatch.setattr("rayprior.training.loop.SAVE_SHARE", 0.5)
     monkeypatch.setattr("os.fsync", lambda file: None)

@@ -345,7 +345,7 @@ def test_an_interrupt_before_training(rayprior: Cli, monkeypatch: pytest.MonkeyP
     def interrupted(*given: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rayprior.scenes.open.load_scene", interrupted)
+    monkeypatch.setattr("rayprior.verbs.train.load_scene", interrupted)
     status, _, err = rayprior(*QUICK, "--out", "runs/a")
     assert (status, err) == (130, "rayprior: interrupted\n")
     assert not Path("runs").exists()

@@ -158,6 +158,7 @@ def train(
     depth: Folder = None,
     snapshots: Annotated[int, arg(metavar="N")] = 0,
     resume: Annotated[Path | None, option("RUN")] = None,
+    start_from: Annotated[Path | None, option("RUN")] = None,
     tensorboard: Flag = False,
     watch: Flag = False,
     port: Annotated[int, arg(metavar="P")] = 8080,
@@ -166,7 +167,7 @@ def train(
 
     Args:
         recipe: a name from `rayprior methods`, or a JSON file
-        scene: a capture's folder or file, or synthetic:NAME
+        scene: a capture's folder or file, or synthetic:NAME; for recipes of many scenes, such as nerf-vae, a family
         out: the run's folder
         steps: budget in steps
         seconds: budget in seconds of the training loop, instead of steps
@@ -191,6 +192,7 @@ def train(
         depth: folder of depth maps, instead of those beside the pictures
         snapshots: keep the weights so many times on the way, for a video of training
         resume: the folder of a run to go on with; RECIPE and SCENE are then optional and must agree
+        start_from: begin at another run's weights, with its recipe; give SCENE alone, or nothing for that run's own
         tensorboard: also write event files (extra: log)
         watch: show the field in a browser while it trains, and until Ctrl-C (extra: viewer)
         port: of the page that --watch opens
@@ -205,6 +207,16 @@ def train(
         "split": split, "views": views, "fewshot": fewshot, "fewshot-seed": fewshot_seed, "downscale": downscale,
         "format": format, "skip-missing": skip_missing, "near": near, "far": far, "masks": masks, "depth": depth,
     }  # fmt: skip
+    typed = {name: value for name, value in opens.items() if not (value is None or value is False)}
+    given: dict[str, Any] = {name.replace("-", "_"): value for name, value in typed.items()}
+    if start_from is not None:
+        _refuse_beside_start(start_from, resume, scene, {"field": field, "size": size, "quality": quality})
+        verb.start_from(
+            start_from, recipe, given, prior, set, budget, out=out, seed=seed or 0, threads=threads,
+            device=device or "auto", snapshots=snapshots, tensorboard=tensorboard, follow=page,
+        )  # fmt: skip
+        _stay(page)
+        return
     if resume is not None:
         kept = {"out": out, "seed": seed, "threads": threads, "device": device, **opens}
         _refuse_beside_resume(resume, kept if recipe is not None else kept | chooses)
@@ -216,12 +228,9 @@ def train(
         missing = "a recipe and a scene" if recipe is None else "a scene"
         raise UserError(f"train needs {missing}: rayprior train RECIPE SCENE, or rayprior train --resume RUN")
     chosen = _chosen_recipe(recipe, field, size, quality, prior, set)
-    from rayprior.scenes.open import load_scene
-
-    given: dict[str, Any] = {name.replace("-", "_"): value for name, value in opens.items() if value is not None}
     verb.train(
-        chosen, load_scene(scene, **given), budget, out=out, seed=seed or 0, threads=threads, device=device or "auto",
-        snapshots=snapshots, tensorboard=tensorboard, follow=page,
+        chosen, verb.opened_for(chosen, scene, given), budget, out=out, seed=seed or 0, threads=threads,
+        device=device or "auto", snapshots=snapshots, tensorboard=tensorboard, follow=page,
     )  # fmt: skip
     _stay(page)
 
@@ -250,11 +259,23 @@ def _refuse_beside_resume(run: Path, options: Mapping[str, Any]) -> None:
         )
 
 
+def _refuse_beside_start(run: Path, resume: Path | None, second: str | None, options: Mapping[str, Any]) -> None:
+    """A run is begun at another with the recipe of that one: what would choose another recipe is refused."""
+    typed = [f"--{name}" for name, value in options.items() if value is not None]
+    typed += ["--resume"] * (resume is not None) + ["a recipe"] * (second is not None)
+    if typed:
+        raise UserError(
+            f"--start-from {run} with {', '.join(typed)}: the recipe is that of the run, with --set and --prior; give"
+            f" SCENE alone, as in rayprior train --start-from {run} SCENE, or nothing for the run's own scene"
+        )
+
+
 @app.command(name="eval")
 def evaluate(
     run: Positional[RunArg],
     lpips: Literal["auto", "alex", "vgg", "none"] = "auto",
     depth: Folder = None,
+    refiner: Annotated[Path | None, option("RUN2")] = None,
     threads: Threads = None,
     device: Annotated[str, arg(metavar="D")] = "auto",
 ) -> None:
@@ -263,12 +284,13 @@ def evaluate(
     Args:
         lpips: network; auto leaves it out where its weights are not on this machine
         depth: folder of depth maps to measure distances against, instead of those that the run was opened with
+        refiner: measure the pictures of this refiner of the run instead: RUN2/eval/STEP/metrics.json
         threads: of the kernels and of torch
         device: auto, cpu, cuda or cuda:N
     """
     from rayprior.verbs.measure import evaluate_run
 
-    evaluate_run(run, lpips, threads, device, depth)
+    evaluate_run(run, lpips, threads, device, depth, refiner)
 
 
 @app.command
@@ -282,6 +304,7 @@ def render(
     out: Annotated[Path | None, option("PATH", "RUN/renders/PATH.FORMAT")] = None,
     appearance: Annotated[str | None, option("VIEW|mean", "mean")] = None,
     snapshots: Flag = False,
+    refiner: Annotated[Path | None, option("RUN2")] = None,
     threads: Threads = None,
     device: Annotated[str, arg(metavar="D")] = "auto",
 ) -> None:
@@ -296,14 +319,15 @@ def render(
         out: the file, or with png the folder
         appearance: in the light of this training photograph, where each has its own (recipes wild, nerfw, nerf-a)
         snapshots: one still view through the training instead (train with --snapshots N)
+        refiner: with the colours of this refiner of the run: RUN2/renders/PATH.FORMAT
         threads: of the kernels and of torch
         device: auto, cpu, cuda or cuda:N
     """
     from rayprior.verbs.render import render_run
 
     render_run(
-        run, path, show, format, frames, size, out, appearance=appearance, snapshots=snapshots, threads=threads,
-        device=device,
+        run, path, show, format, frames, size, out, appearance=appearance, snapshots=snapshots, refiner=refiner,
+        threads=threads, device=device,
     )  # fmt: skip
 
 
@@ -422,6 +446,7 @@ def masks(
 def view(
     target: Positional[Annotated[str, arg(metavar="RUN|SCENE", help="the folder of a run, or a capture")]],
     port: Annotated[int, arg(metavar="P")] = 8080,
+    refiner: Annotated[Path | None, option("RUN2")] = None,
     threads: Threads = None,
     device: Annotated[str, arg(metavar="D")] = "auto",
 ) -> None:
@@ -429,12 +454,13 @@ def view(
 
     Args:
         port: of the page
+        refiner: show colours as this refiner of the run makes them
         threads: of the kernels and of torch
         device: auto, cpu, cuda or cuda:N
     """
     from rayprior.viewer.view import view as show
 
-    show(target, port=port, threads=threads, device=device)
+    show(target, port=port, refiner=refiner, threads=threads, device=device)
 
 
 @app.command
@@ -555,6 +581,140 @@ def export(
         "frames": frames,
     }  # fmt: skip
     export_run(run, what, out, options=options, threads=threads, device=device)
+
+
+@app.command
+def family(
+    action: Positional[Annotated[Literal["make"], arg(metavar="make", help="write a family of embedded scenes")]],
+    kind: Positional[Annotated[str, arg(metavar="rooms|table-top", help="of which kind")]],
+    out: Annotated[Path, arg(metavar="DIR")],
+    scenes: Annotated[int, arg(metavar="N")] = 500,
+    views: Annotated[int, arg(metavar="V")] = 10,
+    size: Annotated[int, arg(metavar="PX")] = 32,
+    seed: Annotated[int, arg(metavar="K")] = 0,
+    test: Annotated[int | None, option("N", "a tenth of the scenes")] = None,
+    shift: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=X")] = (),
+    exposure: Annotated[float, arg(metavar="X")] = 0.0,
+    workers: Annotated[int | None, option("N", "all cores")] = None,
+) -> None:
+    """Make a family: many scenes of one kind, to train on all at once. The same command goes on after a stop.
+
+    Args:
+        out: where to write
+        scenes: how many
+        views: pictures of each
+        size: width and height of a picture
+        seed: of everything random; the same worlds are made again with the same one
+        test: how many of the last scenes are held out
+        shift: stand elsewhere: height=0.3, radius=0.2 (shares of the ring's), yaw=20, roll=20 (degrees)
+        exposure: pictures are brighter and darker at random, by up to exp(X)
+        workers: processes side by side, each with one thread
+    """
+    from rayprior.verbs.family import make_family
+
+    assert action == "make"
+    make_family(
+        kind, out, scenes=scenes, views=views, size=size, seed=seed, test=test, shift=shift, exposure=exposure,
+        workers=workers,
+    )  # fmt: skip
+
+
+@app.command
+def infer(
+    run: Positional[Annotated[str, arg(metavar="RUN", help="a run of nerf-vae on a family, or the word demo")]],
+    scene: Positional[Annotated[str, arg(metavar="SCENE", help="a capture, or a family's scene: FAMILY/12")]],
+    views: Annotated[str | None, option("0,3,5", "the training views of the scene's split")] = None,
+    out: Annotated[Path | None, option("DIR", "runs/SCENE-inferred-DATE-TIME")] = None,
+    samples: Annotated[int, arg(metavar="N")] = 16,
+    refinements: Annotated[int | None, option("K", "as it was trained")] = None,
+    seed: Annotated[int, arg(metavar="S")] = 0,
+    threads: Threads = None,
+    device: Annotated[str, arg(metavar="D")] = "auto",
+) -> None:
+    """Infer a scene never seen before from a few views: a run like any other, for render, view, export and eval.
+
+    Args:
+        views: that are shown, by name, or by the number that their names end in; a family's scene has no others
+        out: the folder of the result
+        samples: how many scenes are drawn from what is believed, to see what is not known
+        refinements: how often the first guess is improved
+        seed: of what is drawn
+        threads: of the kernels and of torch
+        device: auto, cpu, cuda or cuda:N
+    """
+    from rayprior.verbs.infer import infer as verb
+
+    verb(
+        run, scene, views, out, samples=samples, refinements=refinements, seed=seed, threads=threads, device=device
+    )  # fmt: skip
+
+
+@app.command
+def sample(
+    run: Positional[Annotated[str, arg(metavar="RUN", help="a run of nerf-vae on a family, or the word demo")]],
+    out: Annotated[Path, arg(metavar="DIR")],
+    n: Annotated[int | None, option("N", "8")] = None,
+    between: Annotated[tuple[Path, Path] | None, option("A B")] = None,
+    frames: Annotated[int | None, option("N", "20")] = None,
+    size: Annotated[int | None, option("PX", "the family's")] = None,
+    seed: Annotated[int, arg(metavar="K")] = 0,
+    threads: Threads = None,
+    device: Annotated[str, arg(metavar="D")] = "auto",
+) -> None:
+    """Draw new scenes from what a model learned of a family: a picture and a turntable each, and all on one sheet.
+
+    Args:
+        out: where to write; an empty or a new folder
+        n: how many scenes
+        between: two folders that `rayprior infer` wrote: a film from one scene to the other instead
+        frames: of each film
+        size: width of the pictures
+        seed: of what is drawn
+        threads: of the kernels and of torch
+        device: auto, cpu, cuda or cuda:N
+    """
+    from rayprior.verbs.sample import sample as verb
+
+    verb(
+        run, out, n=n, between=between, frames=frames, size=size, seed=seed, threads=threads, device=device
+    )  # fmt: skip
+
+
+@app.command
+def refine(
+    run: Positional[RunArg],
+    out: Annotated[Path | None, option("RUN2", "RUN/refiner")] = None,
+    steps: Annotated[int | None, option("N", "the recipe's")] = None,
+    seconds: Annotated[float | None, option("S")] = None,
+    recipe: Annotated[str, arg(metavar="refiner|ganerf-refiner")] = "refiner",
+    scale: Annotated[Literal[2, 4] | None, option("2|4", "1")] = None,
+    shuffled: Flag = False,
+    set: Settings = (),
+    seed: Annotated[int | None, option("K", "0")] = None,
+    threads: Threads = None,
+    device: Annotated[str, arg(metavar="D")] = "auto",
+) -> None:
+    """Train a network that makes a run's renderings look like its photographs. The same command goes on after a stop.
+
+    Args:
+        out: the refiner's folder; use it with --refiner of eval, render and view
+        steps: budget in steps
+        seconds: budget in seconds of the training loop, instead of steps
+        recipe: refiner: full resolution, starts as the identity; ganerf-refiner: as published, for GPUs
+        scale: the field renders at 1/2 or 1/4 of the photographs' size, the refiner gives their size
+        shuffled: a control: every rendering is shown the photograph of another view
+        set: change a value by its path, l1=3 or net.width=24; may be given many times
+        seed: of everything random
+        threads: of the kernels and of torch
+        device: auto, cpu, cuda or cuda:N
+    """
+    from rayprior.training.budget import Budget
+    from rayprior.verbs.refine import refine_run
+
+    budget = None if steps is None and seconds is None else Budget(steps, seconds)
+    refine_run(
+        run, out, recipe, set, budget, scale=scale, shuffled=shuffled, seed=seed, threads=threads, device=device
+    )  # fmt: skip
 
 
 @app.command

@@ -12,17 +12,25 @@ from rayprior.errors import UserError, did_you_mean
 from rayprior.fields.codes import Codes
 from rayprior.fields.grid import Grid
 from rayprior.fields.mlp import Mlp
+from rayprior.fields.scene_function import SceneFunction
 from rayprior.fields.space import Space
 from rayprior.maths.schedules import Schedule
+from rayprior.networks.encoder import Encoder
+from rayprior.networks.gqn import Gqn
 from rayprior.priors import (
+    Adversarial,
     Depth,
     Distortion,
     Entropy,
     FreeSpace,
     Heteroscedastic,
     InformationGain,
+    LatentKL,
     Occlusion,
+    Patches,
+    Perceptual,
     Photometric,
+    SceneLikelihood,
     Surface,
     Transient,
 )
@@ -31,8 +39,9 @@ from rayprior.priors.term import Term
 from rayprior.rendering.coarse import CoarseField
 from rayprior.rendering.compositing import Compositing
 from rayprior.rendering.density_grid import DensityGrid
+from rayprior.rendering.inference import Inference
 from rayprior.rendering.samplers import Guide, Uniform
-from rayprior.training.recipe import Adam, Expects, Photo, Recipe
+from rayprior.training.recipe import Adam, Episodes, Expects, Photo, Recipe
 from rayprior.training.recipe_json import read_recipe, set_value
 
 Quality = Literal["draft", "standard", "final"]
@@ -291,11 +300,112 @@ depth = replace(
     expects="no published number: it is ours; docs/methods/depth.md has the measured ones",
 )
 
+# GANeRF's first stage (Roessle et al., SIGGRAPH Asia 2023), by its public code: one patch of a training photograph a
+# step, judged by a critic that is learned beside the field and by VGG19, without a loss of its colour. Its field is
+# nerfstudio's Nerfacto; here it is a hash grid of the same size behind a density grid, which costs no proposals. Its R1
+# of .2 sums over the 16 tiles of a patch: 3.2 a tile.
+_nerfacto_rate = Schedule(((0, 1e-2), (200_000, 1e-4)), shape="log")
+ganerf = replace(
+    grid,
+    name="ganerf",
+    about="GANeRF (Roessle et al., SIGGRAPH Asia 2023), stage 1: a critic of patches beside the field",
+    field=Grid(levels=16, finest=2048, log2_entries=19, head="mlp", hidden=64),
+    sampler=DensityGrid(samples=48),
+    codes=Codes(appearance=32),
+    terms={
+        "photometric": Photometric(),
+        "distortion": Distortion(weight=2e-3),
+        "perceptual": Perceptual(weight=3e-4, of="adversarial", side=224),
+        "adversarial": Adversarial(
+            weight=3e-4, lr=1e-3, largest=256, network="residual", tile=64, r1=3.2, optimiser="rmsprop"
+        ),
+    },
+    photo=Photo(rays=4096),
+    optimiser=Adam(lr=_nerfacto_rate, tables=_nerfacto_rate, betas=(0.9, 0.999), eps=1e-15),
+    steps=200_000,
+    expects="19.9 dB without its generator, 20.9 with it (reported) are of another field, Nerfacto, on four scenes of"
+    " Tanks and Temples",
+)
+
+# Ours, for CPUs: what the adversary judges has its colour judged too, since those rays are paid for.
+sharp = replace(
+    grid,
+    name="sharp",
+    about="grid with patches: their colours, and a small critic that wants them sharp",
+    terms={
+        **grid.terms,
+        "patches": Patches(weight=1.0, largest=32),
+        "adversarial": Adversarial(weight=3e-3, of="patches", network="small", tile=16, r1=0.03, r1_every=4),
+    },
+    photo=Photo(rays=512),
+    expects="no published number: it is ours; docs/methods/ganerf.md has the measured ones",
+)
+
+# Ours, after NeRF-VAE (Kosiorek et al., ICML 2021): of the paper no table and no code is known to us, so sizes and
+# schedules are the house's own. beta rises while the likelihood finds what there is to tell.
+nerf_vae = Recipe(
+    name="nerf-vae",
+    about="one look at a scene never seen before: what a family of scenes has in common, and a latent for each",
+    field=SceneFunction(),
+    sampler=CoarseField(coarse=32, fine=32),
+    terms={
+        "scene_likelihood": SceneLikelihood(std=0.1),
+        "latent_kl": LatentKL(weight=Schedule(((0.0, 0.0), (0.2, 1.0)), of="budget")),
+    },
+    space=Space("box"),
+    codes=Codes(latent=128),
+    inference=Inference(),
+    episodes=Episodes(),
+    photo=Photo(rays=512),
+    optimiser=Adam(lr=4e-4),
+    steps=6_000,
+    expects="none: no table of the paper is known, and its sets of scenes are not to be had",
+)
+
+# The same with one refinement of the encoder's guess: two renderings a step, and gradients where a scene is inferred.
+nerf_vae_refined = replace(
+    nerf_vae,
+    name="nerf-vae-refined",
+    about="nerf-vae, its guess of a scene improved once by the gradient of the ELBO",
+    inference=Inference(refinements=1),
+)
+
+# Its controls. Without KL nothing asks the latent to be a draw of a prior, and the deviation that it starts with is too
+# small to blur anything: an autoencoder of scenes.
+scene_autoencoder = replace(
+    nerf_vae,
+    name="scene-autoencoder",
+    about="nerf-vae without its KL (beta = 0): an autoencoder of scenes, nothing to sample from",
+    terms={"scene_likelihood": SceneLikelihood(std=0.1), "latent_kl": LatentKL(weight=0.0)},
+    inference=Inference(encoder=Encoder(std=1e-3)),
+    expects="none: it is nerf-vae's control",
+)
+
+# GQN (Eslami et al., Science 2018), small: 4 cores of 64 channels. A field's sampler, space and terms are not read.
+gqn = Recipe(
+    name="gqn",
+    about="the convolutional rival (GQN, Eslami et al., Science 2018): pictures to pictures, cameras as seven numbers",
+    field=Gqn(),
+    sampler=Uniform(64),
+    terms={},
+    episodes=Episodes(),
+    optimiser=Adam(lr=5e-4),
+    steps=6_000,
+    expects="none that can be compared: its scenes are others, its size is far larger",
+)
+gqn_rays = replace(
+    gqn,
+    name="gqn-rays",
+    about="the convolutional rival that is told the rays of every pixel, as nerf-vae is",
+    field=Gqn(camera="rays"),
+)
+
 METHODS: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
-        grid, fewview, depth, wild, nerf, nerfw, nerf_a, nerf_u, infonerf, infonerf_released, infonerf_dtu, dsnerf,
-        dsnerf_released, depth_baseline, depth_soft, depth_hard, depth_hybrid,
+        grid, fewview, depth, wild, sharp, nerf, nerfw, nerf_a, nerf_u, infonerf, infonerf_released, infonerf_dtu,
+        dsnerf, dsnerf_released, depth_baseline, depth_soft, depth_hard, depth_hybrid, ganerf,
+        nerf_vae, nerf_vae_refined, scene_autoencoder, gqn, gqn_rays,
     )
 }  # fmt: skip
 
@@ -310,36 +420,50 @@ def method(name: str) -> Recipe:
 def with_field(recipe: Recipe, kind: Literal["mlp", "grid"]) -> Recipe:
     """Another backbone under the same question: field, sampler, space and optimiser change; terms, rays, steps stay."""
     like = nerf if kind == "mlp" else grid
+    if recipe.episodes is not None:
+        raise UserError(f"--field {kind}: a field of one scene, and '{recipe.name}' is of many; leave --field out")
     if isinstance(recipe.field, type(like.field)):
         return recipe
     field, space, compositing = like.field, like.space, Compositing(media=recipe.compositing.media)
     if kind == "mlp":  # not the faithful options, which are NeRF's own: the house's conventions with NeRF's network
         field, space = Mlp(), Space()
     sampler = replace(like.sampler, guide=recipe.sampler.guide)
-    return replace(recipe, field=field, sampler=sampler, space=space, compositing=compositing, optimiser=like.optimiser)
+    slow = recipe.optimiser.transient or recipe.optimiser.lr  # at a grid's rate a second medium swallows the scene
+    optimiser = replace(like.optimiser, transient=slow if recipe.codes.transient else None)
+    return replace(recipe, field=field, sampler=sampler, space=space, compositing=compositing, optimiser=optimiser)
 
 
 def with_size(recipe: Recipe, size: Literal["small", "full"]) -> Recipe:
     """'small': the recipe of tests and studies of MLP fields: 4 x 64, 24 + 24 samples, 128 rays, a second medium of
-    1 x 32."""
+    1 x 32, patches of at most 32 and a small critic of tiles of 16; of families, width 32."""
     if size == "full":
         return recipe
     field, sampler, codes = recipe.field, recipe.sampler, recipe.codes
     if isinstance(field, Mlp):
         field = replace(field, depth=4, width=64, skip=2)
+    elif isinstance(field, SceneFunction):
+        field = replace(field, width=32)
+    elif isinstance(field, Gqn):
+        field = replace(field, representation=32, hidden=32)
     else:
         field = replace(field, log2_entries=13, finest=128)
     if isinstance(sampler, CoarseField):
         sampler = replace(sampler, coarse=24, fine=24)
     if codes.transient:  # else it is larger than the field
         codes = replace(codes, layers=1, hidden=32)
-    terms = {name: _with_share_of(term, 128, recipe.photo.rays) for name, term in recipe.terms.items()}
+    terms = {name: _small(term, 128, recipe.photo.rays) for name, term in recipe.terms.items()}
     photo = replace(recipe.photo, rays=128)
     return replace(recipe, field=field, sampler=sampler, codes=codes, photo=photo, terms=terms)
 
 
-def _with_share_of(term: Term, photo: int, before: int | None) -> Term:
-    """A term that asks for as large a share of the photographed rays as before."""
+def _small(term: Term, photo: int, before: int | None) -> Term:
+    """A term that asks for as large a share of the photographed rays as before; of patches, for small ones."""
+    if isinstance(term, Adversarial):
+        return replace(term, largest=min(term.largest, 32), tile=min(term.tile, 16), network="small")
+    if isinstance(term, Perceptual):
+        return replace(term, largest=min(term.largest, 32), side=None)
+    if isinstance(term, Patches):
+        return replace(term, largest=min(term.largest, 32))
     rays = getattr(term, "rays", None)
     return replace(term, rays=rays * photo // before) if isinstance(rays, int) and before else term
 

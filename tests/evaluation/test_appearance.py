@@ -110,3 +110,17 @@ def test_what_was_seen_without_light_is_lit_as_it_is_rendered(scene, name):
         whole, lit = model.render(rays, code=code).rgb, model.unlit(rays).lit(model.field, code)
     assert (whole - lit).abs().max() < 2e-3
     assert whole.std() > 0.01
+
+
+def test_exchanged_lights_hurt(scene):
+    """The control: two views in each other's light score worse where their lights differ."""
+    views = list(scene.split.train[:2])
+    pictures = Pictures(scene.pictures.values.clone(), scene.pictures.size)
+    pictures[views[0]][:, :, :3] //= 3
+    two_lights = replace(scene, pictures=pictures)
+    model = trained(scene, Codes(affine=True), 60)
+    own = evaluate(model, two_lights, views, lpips="none").mean["psnr"]
+    other = evaluate(model, two_lights, views, lpips="none", exchanged=True).mean["psnr"]
+    assert own is not None
+    assert other is not None
+    assert own > other + 3

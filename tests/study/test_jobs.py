@@ -397,9 +397,15 @@ def test_a_sweep_then_the_arms_and_a_failing_one(
 ):
     """The choice is made before any test view is scored; what fails is named, the rest is there, the status is 1."""
 
-    def here(todo: Sequence[Job], folder: Path, workers: int, on_row: Callable[[Row], None]) -> None:
+    def here(
+        todo: Sequence[Job],
+        folder: Path,
+        workers: int,
+        on_row: Callable[[Row], None],
+        do: Callable[[Job, Path], Row],
+    ) -> None:
         for job in todo:
-            row = run_job(job, folder)
+            row = do(job, folder)
             append_row(folder, row)
             on_row(row)
 

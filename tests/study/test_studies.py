@@ -14,13 +14,14 @@ from rayprior.errors import UserError
 from rayprior.evaluation.appearance import fit_code
 from rayprior.scenes.open import load_scene
 from rayprior.scenes.synthetic import synthetic_scene
+from rayprior.study.family import is_family_study
 from rayprior.study.jobs import Job, Selection, _load, jobs, run_job, selected_arms, sweep_jobs
 from rayprior.study.spec import Study, absent_scenes, read_study
 from rayprior.study.statistics import LEAST_PAIRS
 from rayprior.training.budget import Budget
 
 FOLDER = Path(__file__).parents[2] / "studies"
-FILES = sorted(FOLDER.glob("*.toml"))
+FILES = [path for path in sorted(FOLDER.glob("*.toml")) if not is_family_study(path)]
 NEEDED = {
     "infonerf", "infonerf_mlp", "dsnerf", "depth_strategies", "depth_stress", "depth_sweep", "fewview", "depth",
     "nerfw", "low_quality", "wild",

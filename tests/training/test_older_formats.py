@@ -22,9 +22,11 @@ from rayprior.training.run import Run
 
 FIRST = Path(__file__).parent / "format-1"  # 20 steps, before samplers had a guide and fields had `visible`
 SECOND = FIRST.with_name("format-2")  # 20 steps, before recipes had codes
+THIRD = FIRST.with_name("format-3")  # 20 steps with codes of photographs, before there were families and latents
 SEEN = {  # by two rays, when it was written
     FIRST: [[0.49644, 0.60792, 0.52299], [0.62857, 0.62280, 0.56288]],
     SECOND: [[0.414690, 0.537367, 0.419157], [0.528804, 0.527799, 0.479917]],
+    THIRD: [[0.576616, 0.463798, 0.348614], [0.564601, 0.454510, 0.302051]],
 }
 older = pytest.mark.parametrize("kept", SEEN, ids=lambda folder: folder.name)
 
@@ -70,6 +72,13 @@ def test_photographs_had_nothing_of_their_own():
     recipe = Run.open(SECOND).recipe
     assert recipe.codes == Codes()
     assert recipe.compositing.media == "split"
+
+
+def test_there_was_one_scene():
+    recipe = Run.open(THIRD).recipe
+    assert recipe.codes.appearance == 3
+    assert recipe.codes.latent == 0
+    assert (recipe.inference, recipe.episodes) == (None, None)
 
 
 @older

@@ -136,7 +136,7 @@ def test_an_integer_where_a_number_stands_is_that_number() -> None:
 
 def test_the_layout_is_the_documented_one() -> None:
     written = recipe_to_plain(RECIPE)
-    assert written["format"] == 3
+    assert written["format"] == 4
     assert written["field"]["kind"] == "mlp"
     assert written["sampler"]["kind"] == "coarse"
     assert written["optimiser"]["lr"] == {"schedule": [[0.0, 1e-2], [1.0, 1e-4]], "of": "budget", "shape": "log"}
@@ -195,7 +195,7 @@ WRONG = {
     ),
     "item": (changed("optimiser.betas", [1, None]), "'optimiser.betas[1]' is null; expected a number"),
     "kind": (changed("field.kind", "gird"), "'field.kind' is \"gird\"; did you mean 'grid'?"),
-    "no kind": (changed("field.kind"), "'field.kind' is missing; expected one of grid, mlp"),
+    "no kind": (changed("field.kind"), "'field.kind' is missing; expected one of grid, mlp, scene-function, gqn"),
     "descending": (
         changed("optimiser.lr.schedule", [[1, 1], [0, 1]]),
         "'optimiser.lr' cannot be made: a schedule needs points in ascending order, got ((1.0, 1.0), (0.0, 1.0))",
@@ -213,8 +213,8 @@ WRONG = {
         changed("terms.distortion.file", "priors/a.py"),
         "'terms.distortion.class' is missing; a prior of a file has file, class and sha256",
     ),
-    "newer": (changed("format", 4), "written by a newer rayprior (format 4; this one reads up to 3); update rayprior"),
-    "no format": (changed("format"), "'format' is missing; expected 3: was this file written by rayprior?"),
+    "newer": (changed("format", 5), "written by a newer rayprior (format 5; this one reads up to 4); update rayprior"),
+    "no format": (changed("format"), "'format' is missing; expected 4: was this file written by rayprior?"),
 }
 
 
@@ -236,8 +236,8 @@ def test_wrong_json_is_answered_with_its_place(case: str) -> None:
         (b"\xff\xfe", "not a text in UTF-8; expected JSON"),
         (
             b"[]",
-            "is []; expected an object {name, about, field, sampler, terms, space, compositing, codes, photo, "
-            "optimiser, steps, background, expects}",
+            "is []; expected an object {name, about, field, sampler, terms, space, compositing, codes, "
+            "inference, episodes, photo, optimiser, steps, background, expects}",
         ),
     ],
 )
@@ -262,10 +262,10 @@ def test_deep_nesting_is_no_fault_of_ours(tmp_path) -> None:
 
 def test_an_older_format_takes_the_defaults_of_what_it_did_not_know(monkeypatch) -> None:
     older = changed("compositing")
-    monkeypatch.setattr(recipe_json, "FORMAT", 4)
+    monkeypatch.setattr(recipe_json, "FORMAT", 5)
     assert recipe_from_plain(older, "old.json") == RECIPE
     with pytest.raises(UserError, match="'compositing' is missing"):
-        recipe_from_plain({**older, "format": 4}, "new.json")
+        recipe_from_plain({**older, "format": 5}, "new.json")
 
 
 def test_a_value_of_the_wrong_type_is_not_written() -> None:

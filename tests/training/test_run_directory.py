@@ -30,7 +30,7 @@ from rayprior.scenes.synthetic import synthetic_scene
 from rayprior.training import run as run_module
 from rayprior.training.budget import Budget
 from rayprior.training.recipe import Recipe
-from rayprior.training.recipe_json import read_recipe, recipe_from_plain, recipe_hash, recipe_to_plain
+from rayprior.training.recipe_json import FORMAT, read_recipe, recipe_from_plain, recipe_hash, recipe_to_plain
 from rayprior.training.run import Conditions, Opening, Run, default_path, versions
 
 RECIPE = Recipe("mine", "tiny", Grid(), DensityGrid(), {"photometric": Photometric(), "distortion": Distortion()})
@@ -150,7 +150,7 @@ def test_files_of_a_newer_format_are_refused(run: Run, path: Path, name: str) ->
     file.write_text(json.dumps({**json.loads(file.read_text()), "format": 9}))
     with refused() as said:
         Run.open(path)
-    assert said[0] == f"{file}: written by a newer rayprior (format 9; this one reads up to 3); update rayprior"
+    assert said[0] == f"{file}: written by a newer rayprior (format 9; this one reads up to {FORMAT}); update rayprior"
 
 
 @pytest.mark.parametrize("name", ["recipe.json", "scene.json", "system.json"])
@@ -386,13 +386,13 @@ def test_weights_from_elsewhere_are_refused(saved: Run) -> None:
 
 def test_a_newer_checkpoint_is_refused(saved: Run) -> None:
     folder = saved.checkpoint_folder(20)
-    newer = "written by a newer rayprior (format 4; this one reads up to 3); update rayprior"
-    about = json.dumps({"format": 4, "recipe": saved.recipe_hash})
+    newer = f"written by a newer rayprior (format {FORMAT + 1}; this one reads up to {FORMAT}); update rayprior"
+    about = json.dumps({"format": FORMAT + 1, "recipe": saved.recipe_hash})
     safetensors.torch.save_file(model().state_dict(), folder / "model.safetensors", {"rayprior": about})
     with refused() as said:
         saved.load_weights(model())
     assert said[0] == f"{folder / 'model.safetensors'}: {newer}"
-    torch.save({"format": 4, "recipe": saved.recipe_hash, "step": 20, "state": {}}, folder / "state.pt")
+    torch.save({"format": FORMAT + 1, "recipe": saved.recipe_hash, "step": 20, "state": {}}, folder / "state.pt")
     with refused() as said:
         saved.load_checkpoint(model())
     assert said[0] == f"{folder / 'state.pt'}: {newer}"

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rayprior.errors import UserError
-from rayprior.evaluation import metrics
+from rayprior.errors import UserError, did_you_mean
+from rayprior.evaluation import consistency, metrics, perception
 from rayprior.evaluation.appearance import PROTOCOL, fit_code, middle, right_half
 from rayprior.evaluation.lpips import VERSION, Lpips, load_lpips
 from rayprior.evaluation.pictures import Picture, Renders, on_background, render_picture
@@ -25,6 +26,8 @@ from rayprior.scenes.scene import Pictures, Scene
 
 LpipsChoice = Literal["auto", "alex", "vgg", "none"]
 KEPT_PICTURES = 8
+MEASURES = (*perception.NAMES, "consistency")  # of all views together, and cheap
+ALL_MEASURES = (*MEASURES, "flicker")  # renders a film
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +76,8 @@ def evaluate(
     weights: str | Path | None = None,
     overridden: Mapping[str, Any] | None = None,
     halves: bool | None = None,
+    exchanged: bool = False,
+    measures: Collection[str] = MEASURES,
     keep: int = KEPT_PICTURES,
     on_progress: Callable[[int, int, ScoredView], None] | None = None,
 ) -> Evaluation:
@@ -88,11 +93,14 @@ def evaluate(
         overridden: what the user set by hand (near, far, ...): it stands in the protocol; default the scene's `opened`.
         halves: score right halves alone, after the codes of photographs, if the model has some, were fitted to the
             left ones; default where the model has such codes. See `evaluation.appearance`.
+        exchanged: a control: each view is shown in the light that was fitted to the next one.
+        measures: those of all views together, which stand in `mean` alone; see `evaluation.perception` and
+            `evaluation.consistency`. 'flicker' renders a film for itself.
         keep: for how many views pictures are kept.
         on_progress: called with (views done, views in all, the view just scored).
 
     Raises:
-        UserError: no view to score, or LPIPS was asked for and its weights are missing.
+        UserError: no view to score, no such measure, or LPIPS was asked for and its weights are missing.
     """
     views = list(views)
     if not views:
@@ -100,6 +108,9 @@ def evaluate(
             f"{scene.path or scene.name}: split '{scene.split.name}' has no view to score; choose another --split, or "
             f"--views, so that test views are held out"
         )
+    for name in measures:
+        if name not in ALL_MEASURES:
+            raise UserError(f"no measure named '{name}'{did_you_mean(name, ALL_MEASURES)}")
     judge, why = _lpips(lpips, weights)
     shown = on_background(scene, background)
     masks = scene.masks if masks is None else masks
@@ -109,13 +120,18 @@ def evaluate(
     halves = coded if halves is None else halves
     codes = model.codes if halves and isinstance(model, Model) else None
     learned = None if codes is None else (codes.known.clone(), {k: v.clone() for k, v in codes.state_dict().items()})
-    for done, index in enumerate(views, start=1):
-        if codes is not None and isinstance(model, Model):
+    if codes is not None and isinstance(model, Model):
+        for index in views:
             fit_code(model, shown, index)
+        if exchanged:
+            codes.exchange(views)
+    together = _Together(shown, views, measures, halves)
+    for done, index in enumerate(views, start=1):
         mask = None if masks is None else masks[index][:, :, 0].bool()
         if halves:
             mask = right_half(scene, index) if mask is None else mask & right_half(scene, index)
-        view, pixels = _score_view(model, shown, index, mask, judge, middle(scene, index) if halves else 0)
+        view, pixels, compared = _score_view(model, shown, index, mask, judge, middle(scene, index) if halves else 0)
+        together.add(view, *compared)
         rows.append(view.numbers)
         counts.append(pixels)
         if index in keeping and keep:
@@ -126,11 +142,13 @@ def evaluate(
         codes.known.copy_(learned[0])
         codes.load_state_dict(learned[1])
     names = [scene.names[index] for index in views]
+    overridden = scene.opened if overridden is None else overridden
+    mean = _mean(rows, counts) | together.mean()
+    if "flicker" in measures:
+        mean["flicker"] = consistency.flicker(model, shown)
     return Evaluation(
-        protocol=_protocol(
-            scene, shown, views, masks, halves, judge, why, scene.opened if overridden is None else overridden
-        ),
-        mean=_mean(rows, counts),
+        protocol=_protocol(scene, shown, views, masks, halves, judge, why, overridden) | together.protocol(),
+        mean=mean,
         views=[{"name": name, **row} for name, row in zip(names, rows)],
         kept=tuple(kept),
         unit=1 / scene.similarity.scale,
@@ -139,8 +157,9 @@ def evaluate(
 
 def _score_view(
     model: Renders, scene: Scene, index: int, mask: Bool[Tensor, "h w"] | None, judge: Lpips | None, first: int
-) -> tuple[ScoredView, int]:
-    """One view and the number of its scored pixels; `scene` already stands on the background of the protocol.
+) -> tuple[ScoredView, int, tuple[Tensor, Tensor]]:
+    """One view, the number of its scored pixels, and (rendering, truth) as metrics with windows see them; `scene`
+    already stands on the background of the protocol.
 
     first  the column from which metrics with windows see the pictures
     """
@@ -150,7 +169,7 @@ def _score_view(
     flat = None if surface is None else surface.reshape(-1)
     picture = render_picture(model, scene.view_rays(index), (width, height), flat)
     error = metrics.mse(picture.rgb, truth, mask)
-    # SSIM and LPIPS have windows: masked-out pixels get one colour in both pictures
+    # SSIM, LPIPS and what compares sets have windows: masked-out pixels get one colour in both pictures
     seen, known = (metrics.composited(p, mask, scene.background.colour)[:, first:] for p in (picture.rgb, truth))
     numbers: dict[str, float | None] = {
         "psnr": None if error is None else psnr(error),
@@ -166,7 +185,55 @@ def _score_view(
         assert picture.in_front is not None
         numbers["floater_share"] = metrics.floater_share(picture.in_front, mask)
     pixels = width * height if mask is None else int(mask.sum())
-    return ScoredView(scene.names[index], numbers, truth, picture, mask, surface), pixels
+    return ScoredView(scene.names[index], numbers, truth, picture, mask, surface), pixels, (seen, known)
+
+
+class _Together:
+    """What is measured of all views together, while views come one by one: few pixels of each are kept, and whole views
+    only where they are compared with another."""
+
+    def __init__(self, scene: Scene, views: Sequence[int], measures: Collection[str], halves: bool) -> None:
+        """scene: on the background of the protocol. halves: each view is shown in its own light."""
+        self.measures, self.halves, self.count = measures, halves, len(views)
+        self.cameras = scene.cameras[list(views)]
+        self.pairs = consistency.neighbours(self.cameras) if "consistency" in measures and not halves else []
+        self.known_depth = scene.depth is not None and all(bool(scene.depth[i].isfinite().any()) for i in views)
+        self.seen: list[perception.Pieces] = []
+        self.known: list[perception.Pieces] = []
+        self.renderings: dict[int, consistency.Sight] = {}
+        self.photographs: dict[int, consistency.Sight] = {}
+        self.number = 0
+
+    def add(self, view: ScoredView, seen: Float[Tensor, "h w 3"], known: Float[Tensor, "h w 3"]) -> None:
+        """The next view, with its rendering and truth as metrics with windows see them."""
+        number, self.number = self.number, self.number + 1
+        if any(name in perception.NAMES for name in self.measures):
+            self.seen.append(perception.pieces(seen, number, self.count))
+            self.known.append(perception.pieces(known, number, self.count))
+        if any(number in pair for pair in self.pairs):
+            known_surface = view.surface if self.known_depth else None
+            surface = consistency.rendered_surface(view.picture) if known_surface is None else known_surface
+            if view.mask is not None:
+                surface = torch.where(view.mask, surface, torch.nan)
+            self.renderings[number] = consistency.Sight(view.picture.rgb, surface)
+            self.photographs[number] = consistency.Sight(view.truth, surface)
+
+    def mean(self) -> dict[str, float | None]:
+        """Each measure that was asked for; and what `consistency` makes of the true views, the best to be had."""
+        found = perception.distances(self.seen, self.known) if self.seen else {}
+        found = {name: value for name, value in found.items() if name in self.measures}
+        if "consistency" in self.measures:
+            found["consistency"] = consistency.difference(self.renderings, self.cameras, self.pairs)
+            found["consistency_photographs"] = consistency.difference(self.photographs, self.cameras, self.pairs)
+        return found
+
+    def protocol(self) -> dict[str, str]:
+        said = perception.PROTOCOL | consistency.PROTOCOL
+        said["consistency"] = said["consistency"].format(distance="true" if self.known_depth else "rendered")
+        if not self.pairs:
+            why = "each view is shown in its own light" if self.halves else "one view has no other"
+            said["consistency"] = f"null: {why}"
+        return {name: text for name, text in said.items() if name in self.measures}
 
 
 def _mean(rows: list[dict[str, float | None]], counts: list[int]) -> dict[str, float | None]:
@@ -211,6 +278,7 @@ def _protocol(
         "none": "none known: whole photographs are compared",
     }[scene.background.kind]
     sizes = sorted({tuple(scene.pictures.size[i].tolist()) for i in views})
+    windowed = "SSIM, LPIPS and measures of sets"
     small = " (null below 31 px, vgg 16 px)" if judge is not None else ""
     geometry = {
         "distance": "median of the normalised weights against the true distance along the ray, valid pixels only, in "
@@ -226,7 +294,7 @@ def _protocol(
         "test_views": [scene.names[i] for i in views],
         "resolution": [f"{width}x{height}" for width, height in sizes],
         "background": behind,
-        "masks": "none" if masks is None else f"masked-out pixels are not scored; SSIM and LPIPS see them as {colour}",
+        "masks": "none" if masks is None else f"masked-out pixels are not scored; {windowed} see them as {colour}",
         "appearance": PROTOCOL if halves else "whole views; no code is fitted to them",
         "psnr": "mean over views of -10 log10 MSE; MSE over scored pixels and channels in [0, 1], rendering clipped",
         "psnr_pooled": "-10 log10 of the MSE over all scored pixels of all views",

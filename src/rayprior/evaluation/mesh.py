@@ -213,7 +213,7 @@ def density_at(model: Model, scene: Scene, x: Float[Tensor, "n 3"]) -> Float[Ten
     Of a field in NDC, whose density is per NDC unit, along the optical axis: ds/dz = n / z^2.
     """
     working = scene.similarity.points(x).float().to(model.device)
-    density, _ = model.field.density(working)
+    density, _ = model.density(working)
     space = model.space
     if space.kind == "box":  # beyond its box such a field says nothing
         assert space.box is not None

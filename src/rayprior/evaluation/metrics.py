@@ -169,6 +169,17 @@ def floater_share(in_front: Float[Tensor, "*p"], mask: Bool[Tensor, "*p"] | None
     return float(kept.double().mean()) if len(kept) else None
 
 
+def roc_auc(score: Float[Tensor, "n"], truth: Bool[Tensor, "n"]) -> float | None:
+    """Area under the ROC curve: how often a true one scores higher than a false one, ties counting a half (Mann and
+    Whitney 1947). None where all are true or all false."""
+    positive, negative = int(truth.sum()), int((~truth).sum())
+    if positive == 0 or negative == 0:
+        return None
+    _, place, counts = torch.unique(score.double(), return_inverse=True, return_counts=True)
+    rank = counts.double().cumsum(dim=0) - 0.5 * (counts.double() - 1)  # the mean rank of those that are equal
+    return float((rank[place][truth].sum() - positive * (positive + 1) / 2) / (positive * negative))
+
+
 def mse_of_psnr(value: float) -> float:
     """The MSE that a PSNR in dB stands for. 31 dB -> 7.943e-4."""
     return 10 ** (-value / 10)

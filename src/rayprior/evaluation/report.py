@@ -74,10 +74,10 @@ def write_report(
         header(title, about, command, {**(facts or {}), **({"machine": machine} if machine else {})}),
         _hero(evaluation, film, expects),
         _views(evaluation),
-        _snapshots(snapshots),
-        _curves(log, mean_psnr),
+        snapshots_section(snapshots),
+        curves_section(log, mean_psnr),
         _numbers(evaluation),
-        _settings(recipe),
+        settings_section(recipe),
     ]
     path = Path(path)
     write_page(path, title, sections)
@@ -87,7 +87,8 @@ def write_report(
 # -- what was run ------------------------------------------------------------------------------------------------------
 
 
-def _settings(recipe: Mapping[str, Any] | None) -> str:
+def settings_section(recipe: Mapping[str, Any] | None) -> str:
+    """The whole recipe, folded."""
     if recipe is None:
         return ""
     text = json.dumps(strict(recipe), indent=2, ensure_ascii=False)
@@ -196,7 +197,8 @@ def _view(view: ScoredView, span: Span) -> str:
     return f'{pictures}<p class="name"><b>{escape(view.name)}</b>{numbers}</p>'
 
 
-def _snapshots(snapshots: Sequence[tuple[str, Frame]]) -> str:
+def snapshots_section(snapshots: Sequence[tuple[str, Frame]]) -> str:
+    """One view through the training, in a row."""
     if not snapshots:
         return ""
     figures = "".join(
@@ -208,7 +210,7 @@ def _snapshots(snapshots: Sequence[tuple[str, Frame]]) -> str:
 # -- curves ------------------------------------------------------------------------------------------------------------
 
 
-def _curves(log: Sequence[Mapping[str, Any]], test_psnr: float | None) -> str:
+def curves_section(log: Sequence[Mapping[str, Any]], test_psnr: float | None) -> str:
     """PSNR, loss with its terms, and speed, over seconds below and steps above."""
     rows = [row for row in log if row.get("seconds") is not None and row.get("step") is not None]
     if len(rows) < 2:

@@ -21,11 +21,15 @@ class Field(nn.Module, ABC):
 
     @abstractmethod
     def density(
-        self, x: Float[Tensor, "*b 3"], generator: Generator | None = None
-    ) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b f"]]:
+        self,
+        x: Float[Tensor, "r *b 3"],
+        generator: Generator | None = None,
+        latent: Float[Tensor, "r z"] | None = None,
+    ) -> tuple[Float[Tensor, "r *b"], Float[Tensor, "r *b f"]]:
         """Density (>= 0, per unit of the field's space) and feature at working-unit positions.
 
-        `generator` is given in training only: for noise that a recipe asks for.
+        generator  is given in training only: for noise that a recipe asks for
+        latent     which scene it is, for each of the first axis; only fields that were built for one are given one
         """
 
     @abstractmethod

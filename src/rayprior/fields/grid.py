@@ -45,8 +45,9 @@ class Grid:
     degree: int = 2
     visible: float | Schedule = 1.0
 
-    def build(self, space: Space, appearance: int = 0) -> GridField:
-        """appearance: length of the code that colour reads (`fields.codes`); not with head=sh, which has no network."""
+    def build(self, space: Space, appearance: int = 0, latent: int = 0) -> GridField:
+        """appearance: length of the code that colour reads (`fields.codes`); not with head=sh, which has no network.
+        A table is of one scene, and reads no latent."""
         return GridField(self, space, appearance)
 
 
@@ -74,7 +75,7 @@ class GridField(Field):
             )
 
     def density(
-        self, x: Float[Tensor, "*b 3"], generator: Generator | None = None
+        self, x: Float[Tensor, "*b 3"], generator: Generator | None = None, latent: Tensor | None = None
     ) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b f"]]:
         encoded = encode(x.reshape(-1, 3), self.table, self.resolutions, self.space.box)
         visible = number(self.config.visible)

@@ -36,8 +36,9 @@ class Mlp:
     noise_std: float | Schedule = 0.0
     visible: float | Schedule = 1.0
 
-    def build(self, space: Space, appearance: int = 0) -> MlpField:
-        """appearance: length of the code that colour reads (`fields.codes`)."""
+    def build(self, space: Space, appearance: int = 0, latent: int = 0) -> MlpField:
+        """appearance: length of the code that colour reads (`fields.codes`). It is of one scene, and reads no latent:
+        `SceneFunction` is of many."""
         return MlpField(self, space, appearance)
 
 
@@ -65,7 +66,7 @@ class MlpField(Field):
             self.rgb = nn.Linear(width + appearance, 3)
 
     def density(
-        self, x: Float[Tensor, "*b 3"], generator: Generator | None = None
+        self, x: Float[Tensor, "*b 3"], generator: Generator | None = None, latent: Tensor | None = None
     ) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b f"]]:
         """Density and the trunk's output, of which `colour` makes the rest: samplers never pay for colour."""
         encoded = frequency(self.space.coordinates(x), self.config.octaves, number(self.config.visible))

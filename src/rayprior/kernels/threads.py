@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+from contextlib import suppress
+
 import numba
 import torch
 from numba.np.ufunc.parallel import get_thread_count
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's names of mallopt's parameters
 
 
 def set_threads(count: int, *, kernels_only: bool = False) -> None:
@@ -15,6 +20,18 @@ def set_threads(count: int, *, kernels_only: bool = False) -> None:
     """
     numba.set_num_threads(max(1, min(count, get_thread_count())))
     torch.set_num_threads(1 if kernels_only else count)
+
+
+def keep_freed_memory() -> None:
+    """Memory that is freed stays with the process, for the next step to use again.
+
+    glibc otherwise hands large pieces back to the system, which then clears thousands of pages a step: a third of the
+    time of a small network's step. Nothing happens where the C library is another.
+    """
+    with suppress(OSError, AttributeError):
+        allocator = ctypes.CDLL("libc.so.6")
+        for parameter in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+            allocator.mallopt(parameter, 1 << 30)
 
 
 def threads() -> int:

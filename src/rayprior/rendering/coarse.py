@@ -11,8 +11,7 @@ from torch import Generator, Tensor
 
 from rayprior.fields.codes import Code
 from rayprior.fields.field import Field
-from rayprior.fields.grid import Grid
-from rayprior.fields.mlp import Mlp
+from rayprior.fields.kinds import FieldConfig
 from rayprior.fields.space import Space
 from rayprior.maths import stepfun
 from rayprior.rendering.compositing import Compositing, render_level
@@ -34,9 +33,9 @@ class CoarseField:
     guide: Guide = default(default_factory=Guide)
 
     def build(
-        self, field: Grid | Mlp, space: Space, compositing: Compositing, appearance: int = 0
+        self, field: FieldConfig, space: Space, compositing: Compositing, appearance: int = 0, latent: int = 0
     ) -> CoarseFieldSampler:
-        return CoarseFieldSampler(self, field.build(space, appearance), space, compositing)
+        return CoarseFieldSampler(self, field.build(space, appearance, latent), space, compositing)
 
 
 class CoarseFieldSampler(Sampler):

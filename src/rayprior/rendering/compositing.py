@@ -54,7 +54,7 @@ def render_level(
     code    of the rays' photographs, which colour depends on
     medium  what stands in these photographs alone, rendered together with the field
     """
-    density, feature, lengths = _met(field, rays, t, space, how, generator)
+    density, feature, lengths = _met(field, rays, t, space, how, generator, code)
     light = code.appearance if code is not None and code.appearance.shape[1] else None
     if field.deferred:
         values = feature
@@ -86,7 +86,13 @@ def render_level(
 
 
 def _met(
-    field: Field, rays: Rays, t: Tensor, space: Space, how: Compositing, generator: Generator | None
+    field: Field,
+    rays: Rays,
+    t: Tensor,
+    space: Space,
+    how: Compositing,
+    generator: Generator | None,
+    code: Code | None,
 ) -> tuple[Float[Tensor, "r S"], Float[Tensor, "r S f"], Float[Tensor, "r S"]]:
     """Density, feature and length of each bin."""
     if how.at == "left":
@@ -94,7 +100,8 @@ def _met(
     else:  # the middle in the coordinate that lengths are measured in
         middles = stepfun.midpoints(space.along(t, rays.origins, rays.directions))
         points = space.distances(middles, rays.origins, rays.directions)
-    density, feature = field.density(rays.at(points), generator)
+    which = () if code is None or code.latent is None else (code.latent,)
+    density, feature = field.density(rays.at(points), generator, *which)
     return density, feature, space.lengths(t, rays.origins, rays.directions)
 
 
@@ -121,10 +128,12 @@ class Unlit:
         return code.light(seen, self.opacity) + (1 - self.opacity)[:, None] * self.rays.background
 
 
-def unlit(field: Field, rays: Rays, t: Float[Tensor, "r S+1"], space: Space, how: Compositing) -> Unlit:
+def unlit(
+    field: Field, rays: Rays, t: Float[Tensor, "r S+1"], space: Space, how: Compositing, code: Code | None
+) -> Unlit:
     """What is left of `render_level` for every light. Samples of less than `UNSEEN` of their ray's weight are left
     out: one changes no colour by more than a fortieth of a grey level."""
-    density, feature, lengths = _met(field, rays, t, space, how, None)
+    density, feature, lengths = _met(field, rays, t, space, how, None, code)
     weights, opacity, seen = composite(density, lengths, feature, how.opaque_tail)
     if field.deferred:
         return Unlit(

@@ -43,7 +43,9 @@ class DensityGrid:
     refresh_share: float = 0.25
     guide: Guide = default(default_factory=Guide)
 
-    def build(self, field: object, space: Space, compositing: object, appearance: int = 0) -> DensityGridSampler:
+    def build(
+        self, field: object, space: Space, compositing: object, appearance: int = 0, latent: int = 0
+    ) -> DensityGridSampler:
         """Needs the space alone; the others are what every sampler's config is given."""
         return DensityGridSampler(self, space)
 

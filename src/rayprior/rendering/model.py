@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import Generator, nn
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
 
-from rayprior.fields.codes import Code, Codes, CodeTable, TransientMedium
+from rayprior.errors import UserError
+from rayprior.fields.codes import Code, Codes, CodeTable, Posterior, TransientMedium
 from rayprior.fields.field import Field
-from rayprior.fields.grid import Grid
-from rayprior.fields.mlp import Mlp
+from rayprior.fields.kinds import FieldConfig
 from rayprior.fields.space import Space
 from rayprior.rendering.coarse import CoarseField
 from rayprior.rendering.compositing import Compositing, Unlit, render_level, unlit
 from rayprior.rendering.density_grid import DensityGrid
+from rayprior.rendering.inference import Inference, Inferrer
 from rayprior.rendering.rendering import Rendering
 from rayprior.rendering.samplers import Sampler, Uniform
+from rayprior.scenes.family import Views
 from rayprior.scenes.rays import Rays
 
 
@@ -31,6 +34,7 @@ class Model(nn.Module):
         compositing: Compositing,
         codes: CodeTable | None = None,
         medium: TransientMedium | None = None,
+        inferrer: Inferrer | None = None,
     ) -> None:
         super().__init__()
         self.field = field
@@ -39,20 +43,24 @@ class Model(nn.Module):
         self.compositing = compositing
         self.codes = codes
         self.medium = medium
+        self.inferrer = inferrer
 
     @staticmethod
     def build(
-        field: Grid | Mlp,
+        field: FieldConfig,
         sampler: Uniform | CoarseField | DensityGrid,
         space: Space,
         how: Compositing,
         codes: Codes | None = None,
+        inference: Inference | None = None,
     ) -> Model:
         """From a settled recipe's values, with parameters drawn from torch's global generator."""
         codes = codes or Codes()
-        built, light = field.build(space, codes.appearance), codes.appearance
+        built = field.build(space, codes.appearance, codes.latent)
+        proposing = sampler.build(field, space, how, codes.appearance, codes.latent)
         medium = TransientMedium(codes, built.features) if codes.transient else None
-        return Model(built, sampler.build(field, space, how, light), space, how, codes.build(), medium)
+        inferrer = inference.build(codes.latent) if inference is not None else None
+        return Model(built, proposing, space, how, codes.build(), medium, inferrer)
 
     @property
     def device(self) -> torch.device:
@@ -78,12 +86,36 @@ class Model(nn.Module):
         medium = self.medium if with_medium else None
         return render_level(self.field, rays, t, self.space, self.compositing, generator, coarse, code, medium)
 
+    def density(self, x: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, "n"], Float[Tensor, "n f"]]:
+        """Density, per unit of the field's space, and feature at working-unit positions of the one scene that the
+        model holds."""
+        latent = None if self.codes is None else self.codes.latent
+        if latent is None:
+            return self.field.density(x)
+        density, feature = self.field.density(x[None], None, latent)
+        return density[0], feature[0]
+
+    def infer(
+        self, views: Views, generator: Generator | None = None, refinements: int | None = None
+    ) -> list[Posterior]:
+        """What these pictures say of the latents of their scenes, after 0, 1, ..., K refinements (`Inferrer`).
+
+        UserError where the model infers none.
+        """
+        if self.inferrer is None:
+            raise UserError("this run fits one scene and infers none; expected a run of nerf-vae on a family of scenes")
+
+        def render(rays: Rays, generator: Generator | None, code: Code) -> Rendering:
+            return self.render(rays, generator, code=code, transient=False)
+
+        return self.inferrer(views, render, generator, refinements)
+
     @torch.no_grad()
     def unlit(self, rays: Rays) -> Unlit:
         """What rays see in every light alike, without what stands in single photographs; deterministic."""
         code = None if self.codes is None else self.codes(rays.camera)
         t, _ = self.sampler.propose(rays, self.field, None, code)
-        return unlit(self.field, rays, t, self.space, self.compositing)
+        return unlit(self.field, rays, t, self.space, self.compositing, code)
 
     @torch.no_grad()
     def render_in_chunks(self, rays: Rays, chunk: int = 1024, *, transient: bool | None = None) -> Iterator[Rendering]:

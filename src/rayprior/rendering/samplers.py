@@ -17,6 +17,7 @@ from rayprior.fields.codes import Code
 from rayprior.fields.field import Field
 from rayprior.fields.space import Space
 from rayprior.maths import stepfun
+from rayprior.maths.draws import uniform
 from rayprior.maths.schedules import Schedule, number
 from rayprior.rendering.compositing import Compositing
 from rayprior.rendering.rendering import Rendering
@@ -68,7 +69,9 @@ class Uniform:
     spacing: Spacing = "distance"
     guide: Guide = default(default_factory=Guide)
 
-    def build(self, field: object, space: Space, compositing: Compositing, appearance: int = 0) -> UniformSampler:
+    def build(
+        self, field: object, space: Space, compositing: Compositing, appearance: int = 0, latent: int = 0
+    ) -> UniformSampler:
         """Needs no field of its own; every sampler's config is given the field's."""
         return UniformSampler(self, space, compositing)
 
@@ -175,4 +178,4 @@ def stratified(rays: int, count: int, generator: Generator | None, like: Tensor)
 
 
 def _random(shape: Sequence[int], generator: Generator, like: Tensor) -> Tensor:
-    return torch.rand(*shape, generator=generator, device=generator.device, dtype=like.dtype).to(like.device)
+    return uniform(shape, generator, like.dtype).to(like.device)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Generator, Tensor
 
@@ -340,6 +340,16 @@ def occluder_square(how: Degradation, name: str, size: tuple[int, int]) -> tuple
     across, down = torch.rand(2, generator=_generator(how, "occluder", "" if how.occluder_alike else name)).tolist()
     left, top = int((0.25 + 0.25 * across) * width), int((0.25 + 0.25 * down) * height)
     return slice(top, min(top + side, height)), slice(left, min(left + side, width))
+
+
+def covered(scene: Scene, how: Degradation) -> dict[int, Bool[Tensor, "h w"]]:
+    """Where an occluder stands in each training picture that has one: all but the first."""
+    found = {}
+    for view in scene.split.train[1:]:
+        width, height = scene.pictures.size[view].tolist()
+        found[view] = torch.zeros(height, width, dtype=torch.bool)
+        found[view][occluder_square(how, scene.names[view], (width, height))] = True
+    return found
 
 
 def occlude(picture: UInt8[Tensor, "h w c"], how: Degradation, name: str) -> None:

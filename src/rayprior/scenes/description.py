@@ -63,6 +63,7 @@ class Description:
     bounds      (near, far), distances in the capture's unit, where the files state them
     box         what encloses the object, in the capture's unit, where the format fixes it
     similarity  input -> working units, where the format fixes it; None: focus at the origin, mean distance 1
+    background  the one colour behind everything, where the format fixes it
     forward_facing  LLFF-like: all cameras look one way; inverse-distance spacing and NDC make sense
     notes       what the reader wants the user to know
     """
@@ -79,5 +80,6 @@ class Description:
     bounds: tuple[float, float] | None = None
     box: Box | None = None
     similarity: Similarity | None = None
+    background: tuple[float, float, float] | None = None
     forward_facing: bool = False
     notes: tuple[str, ...] = ()

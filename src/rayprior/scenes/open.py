@@ -90,8 +90,10 @@ def load_scene(
         "skip_missing": skip_missing or None,
         "depth": None if depth is None else str(Path(depth).absolute()),
     }
-    asked = _plain_background(background)
     description, notes = describe(path, format)
+    stated = None if description.background is None else Background("colour", description.background)
+    asked = _plain_background(background) or stated
+    said_of_asked = "background as stated" if background is None else "background as asked"
     files = find_depth(description, None if depth is None else Path(depth))
     description, missing = _without_missing(description, skip_missing)
     description, rigid = _checked(description)
@@ -145,7 +147,7 @@ def load_scene(
     )
     said = (*notes, *missing, *rigid, *description.notes, *photos.notes, *_said_of(scene, description))
     of_depth = () if distances is None else distances.notes
-    scene = replace(scene, notes=(*said, *of_depth, "background as asked" if asked else how, range_note))
+    scene = replace(scene, notes=(*said, *of_depth, said_of_asked if asked else how, range_note))
     if degrade is None:
         return scene
     return degraded(scene, degrade if isinstance(degrade, Degradation) else degradation_of(degrade))
@@ -165,7 +167,8 @@ def describe(path: str | Path, format: str | None = None) -> tuple[Description, 
     if format is not None and format not in FORMATS:
         raise UserError(f"no format named {format!r}{did_you_mean(format, FORMATS)}")
     try:
-        is_file, is_folder = path.is_file(), path.is_dir()
+        is_file = path.is_file()
+        is_folder = path.is_dir() or FORMATS["family"].present(path)  # a scene of a family has no folder of its own
     except (OSError, ValueError):
         is_file = is_folder = False
     if is_file:

@@ -52,7 +52,7 @@ def place(description: Description) -> Placement:
     similarity = description.similarity
     if similarity is None:
         similarity = _centred(description, focus, in_front)
-    if description.format in ("blender", "npz", "synthetic") and description.similarity is not None:
+    if description.format in ("blender", "npz", "synthetic", "family") and description.similarity is not None:
         up = torch.tensor([0.0, 0.0, 1.0])
     else:
         up = -similarity.poses(cameras.c2w)[:, :, 1].mean(dim=0).float()

@@ -239,6 +239,53 @@ class Scene:
         rays = self.rays(camera, pixel, generator)
         return Query(rays, {"rgb": self.truth(flat, rays.background), **self._known_depth(rays)})
 
+    def patch_rays(self, patches: int, size: int, dilation: int, generator: Generator) -> Query:
+        """Square patches of training pictures with their `rgb`: patch by patch, row by row.
+
+        size      pixels a side; `dilation` from one to the next, so that a patch spans 1 + (size - 1) dilation
+        known     of photo_rays, and `kept` (bool) where masks leave pixels out: a patch is drawn where they keep at
+                  least half of its pixels
+
+        Every place is as likely as every other, and none crosses a border. A random background is one colour a patch.
+
+        Raises UserError for a patch that some training picture cannot hold, and where masks leave no place for one.
+        """
+        self.check_patch(size, dilation)
+        flat, camera = self._draw_places(patches, size, dilation, generator)  # of the first pixels
+        width = self.pictures.size[camera, 0]
+        down, across = torch.meshgrid(*(torch.arange(size) * dilation,) * 2, indexing="ij")
+        inside = (flat - self.pictures.start[camera])[:, None]
+        u = (inside % width[:, None] + across.reshape(-1)).reshape(-1)
+        v = (inside // width[:, None] + down.reshape(-1)).reshape(-1)
+        camera = camera.repeat_interleave(size * size)
+        flat = self.pictures.start[camera] + v * self.pictures.size[camera, 0] + u
+        rays = self.rays(camera, torch.stack([u, v], dim=1) + 0.5)
+        if self.background.kind == "random":
+            colours = torch.rand(patches, 3, generator=generator)
+            rays = replace(rays, background=colours.repeat_interleave(size * size, dim=0))
+        known = {"rgb": self.truth(flat, rays.background), **self._known_depth(rays)}
+        if self.masks is not None and self.mask_rule == "ignore":
+            known["kept"] = self.masks.values[flat, 0]
+        return Query(rays, known)
+
+    def check_patch(self, size: int, dilation: int = 1) -> None:
+        """UserError where some training picture cannot hold a patch of size x size pixels."""
+        if size < 1 or dilation < 1:
+            raise UserError(f"a patch of {size} pixels a side, {dilation} apart: both are at least 1")
+        most = self.largest_patch(dilation)
+        if size > most:
+            view = min(self.split.train, key=lambda i: int(self.pictures.size[i].min()))
+            width, height = self.pictures.size[view].tolist()
+            apart = "" if dilation == 1 else f", {dilation} apart,"
+            raise UserError(
+                f"{self.path or self.name}: patches of {size}x{size} pixels{apart} do not fit the training picture"
+                f" '{self.names[view]}' of {width}x{height}; expected at most {most} a side"
+            )
+
+    def largest_patch(self, dilation: int = 1) -> int:
+        """The longest side of a patch that every training picture holds, in pixels."""
+        return (int(self.pictures.size[list(self.split.train)].min()) - 1) // dilation + 1
+
     def keypoint_rays(self, count: int, generator: Generator) -> Query:
         """Rays of training views through sparse points, drawn at random: known are `distance`, `distance_std`,
         `confidence` and `rgb`, the photograph's bilinear colour there. UserError where there are no keypoints."""
@@ -409,6 +456,46 @@ class Scene:
         order = torch.searchsorted(self._train_start, drawn, right=True) - 1
         camera = self._train_views[order]
         return drawn - self._train_start[order] + self.pictures.start[camera], camera
+
+    def _draw_places(self, patches: int, size: int, dilation: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Flat indices of the first pixels of patches, and their cameras: among all places where one may lie."""
+        span = 1 + (size - 1) * dilation
+        if self.masks is not None and self.mask_rule == "ignore":
+            places = self._places_of_patches.get((size, dilation))
+            if places is None:
+                places = self._places_of_patches[size, dilation] = self._kept_places(size, dilation)
+            flat = places[torch.randint(len(places), (patches,), generator=generator)]
+            return flat, torch.searchsorted(self.pictures.start, flat, right=True) - 1
+        room = self.pictures.size[self._train_views].long() - span + 1  # places across and down
+        counts = room.prod(dim=1).cumsum(dim=0)
+        drawn = torch.randint(int(counts[-1]), (patches,), generator=generator)
+        order = torch.searchsorted(counts, drawn, right=True)
+        place = drawn - counts[order] + room[order].prod(dim=1)
+        u, v = place % room[order, 0], place // room[order, 0]
+        camera = self._train_views[order]
+        return self.pictures.start[camera] + v * self.pictures.size[camera, 0] + u, camera
+
+    @cached_property
+    def _places_of_patches(self) -> dict[tuple[int, int], Int[Tensor, "p"]]:
+        """What `_kept_places` found, by size and dilation."""
+        return {}
+
+    def _kept_places(self, size: int, dilation: int) -> Int[Tensor, "p"]:
+        """Flat indices of the first pixels of all patches of which the masks keep at least half."""
+        assert self.masks is not None
+        line, parts = torch.ones(1, 1, size, 1), []
+        for view in self.split.train:
+            kept = self.masks[view][None, None, :, :, 0].float()
+            count = F.conv2d(F.conv2d(kept, line, dilation=(dilation, 1)), line.mT, dilation=(1, dilation))
+            v, u = (2 * count[0, 0].round() >= size * size).nonzero().unbind(dim=1)
+            parts.append(self.pictures.start[view] + v * self.pictures.size[view, 0] + u)
+        places = torch.cat(parts)
+        if len(places) == 0:
+            raise UserError(
+                f"{self.path or self.name}: the masks keep half of no patch of {size}x{size} pixels of any training"
+                " view; use a smaller patch, or --masks background"
+            )
+        return places
 
     def _known_depth(self, rays: Rays) -> dict[str, Tensor]:
         """What photographed rays know of where they end; nothing at all in a scene without depth."""

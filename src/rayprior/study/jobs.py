@@ -21,16 +21,20 @@ from json import dumps, loads
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 
 from rayprior.errors import UserError, did_you_mean
-from rayprior.evaluation.evaluate import evaluate, strict
+from rayprior.evaluation.evaluate import ALL_MEASURES, evaluate, strict
+from rayprior.evaluation.transients import transient_scores
 from rayprior.fields.grid import Grid
 from rayprior.files import remove, write_json, write_text
 from rayprior.kernels.threads import set_threads
 from rayprior.plain import to_plain
+from rayprior.rendering.model import Model
+from rayprior.scenes.degrade import covered, degradation_of
+from rayprior.scenes.family import Family
 from rayprior.scenes.open import load_scene
 from rayprior.scenes.scene import Scene
 from rayprior.study.previews import write_preview
@@ -40,6 +44,8 @@ from rayprior.study.statistics import value
 from rayprior.training.bill import bill
 from rayprior.training.budget import Budget
 from rayprior.training.fit import cores, device_named, fit, go_on
+from rayprior.training.loop import Task
+from rayprior.training.recipe import Recipe
 from rayprior.training.recipe_json import read_json, recipe_hash
 from rayprior.training.run import Run, is_run
 from rayprior.training.settle import settle
@@ -53,6 +59,21 @@ PROBE_STEPS = 4
 DEVICE = "cpu"  # many small trainings side by side, one thread each
 ORPHAN_SECONDS = 30.0  # in which a worker without its parent must have saved
 
+
+class AnyJob(Protocol):
+    """All that running jobs side by side asks of one, and showing how it goes."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def arm(self) -> str: ...
+    @property
+    def scene(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+
+
+J = TypeVar("J", bound=AnyJob)  # a kind of job
 _STOPS: list[Event] = []  # of this process, where it is a worker
 
 
@@ -75,6 +96,7 @@ class Job:
     snapshots: int = 0
     lpips: bool = False
     halves: bool = False
+    measures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -143,6 +165,8 @@ def _product(
     views: Literal["test", "val"],
 ) -> tuple[Job, ...]:
     recipes, halves = {name: arm.chosen() for name, arm in arms.items()}, study.halves
+    claimed = [metric for claim in study.claims for metric in (claim.metric, *claim.not_worse)]
+    measures = tuple(name for name in ALL_MEASURES if name in (*study.metrics, *claimed))
     found = []
     for scene, degradation, seed, (name, arm) in product(scenes, degradations, study.seeds, arms.items()):
         if arm.scenes and scene not in arm.scenes:
@@ -165,6 +189,7 @@ def _product(
             snapshots=study.snapshots,
             lpips="lpips" in study.metrics,
             halves=halves,
+            measures=measures,
         )
         found.append(replace(job, key=_key(job, study.scenes[scene].path, recipe_hash(recipe))))
     return tuple(found)
@@ -181,6 +206,7 @@ def _options(study: Study, scene: str, degradation: str, seed: int, arm: ArmSpec
 def _key(job: Job, path: str, recipe: str) -> str:
     """A folder's name that people can read, and a digest of all that decides the training and its scores."""
     how = [job.seed, job.budget, job.threads, job.views, job.snapshots, job.lpips, *(["halves"] if job.halves else [])]
+    how.extend(job.measures)
     digest = sha256(dumps(to_plain([recipe, path, job.options, how]), sort_keys=True).encode()).hexdigest()[:8]
     parts = [job.scene, *([job.degradation] if job.degradation != NO_DEGRADATION else []), job.arm, f"seed{job.seed}"]
     return "--".join(map(slug, [*parts, digest]))
@@ -196,7 +222,6 @@ def slug(name: str) -> str:
 
 def run_job(job: Job, folder: Path) -> Row:
     """Train, score, keep a preview. Whatever goes wrong in it is a row that says so: a study goes on without it."""
-    begun, started = time.perf_counter(), datetime.now().astimezone().isoformat(timespec="seconds")
     row = Row(
         key=job.key,
         study=job.study,
@@ -207,11 +232,17 @@ def run_job(job: Job, folder: Path) -> Row:
         views=job.views,
         status="failed",
         run=f"{RUNS}/{job.key}",
-        started=started,
     )
+    return ended(row, lambda row: _trained(job, folder, row))
+
+
+def ended(row: Row, work: Callable[[Row], Row]) -> Row:
+    """The row of a piece of work, with its time and memory; what goes wrong in it is said in the row."""
+    begun, started = time.perf_counter(), datetime.now().astimezone().isoformat(timespec="seconds")
+    row = replace(row, status="failed", started=started)
     _forget_peak()
     try:
-        row = _trained(job, folder, row)
+        row = work(row)
     except UserError as error:
         row = replace(row, error=str(error))
     except Exception as error:
@@ -223,46 +254,73 @@ def _trained(job: Job, folder: Path, row: Row) -> Row:
     """The row of a job that ended well."""
     scene = _opened(job)
     views = _scored_views(job, scene)
-    run = _run(job, folder / row.run, scene)
+    run = trained_run(
+        folder / row.run, job.spec.chosen(), scene, job.budget, job.seed, job.threads, snapshots=job.snapshots
+    )
     scene = scene_for(run.recipe, scene)
-    scores = evaluate(run.model, scene, views, lpips="auto" if job.lpips else "none", halves=job.halves, keep=1)
+    lpips = "auto" if job.lpips else "none"
+    scores = evaluate(run.model, scene, views, lpips=lpips, halves=job.halves, measures=job.measures, keep=1)
     write_preview(folder / PREVIEWS / job.key, scores.kept[0], scores.unit)
+    return replace(
+        of_run(row, run),
+        status="done",
+        metrics=strict(scores.mean | _of_codes(run.model, scene, views, job)),
+        per_view=tuple(strict(scores.views)),
+        protocol=strict(scores.protocol),
+        samples_per_ray=bill(run.recipe, scene, job.budget).evaluations,
+        test_curve=_test_curve(run, scene, views, job.halves),
+    )
+
+
+def of_run(row: Row, run: Run) -> Row:
+    """The row with what the finished run says of its training."""
     log = run.read_log()
     seconds, steps = log[-1]["seconds"], log[-1]["step"]
     photo, rays = rays_trained(log)
-    machine = read_json(run.path / "system.json")["machine"]["processor"]
+    processor = read_json(run.path / "system.json")["machine"]["processor"]
+    threads = run.conditions.threads
     return replace(
         row,
-        status="done",
-        metrics=strict(scores.mean),
-        per_view=tuple(strict(scores.views)),
-        protocol=strict(scores.protocol),
         seconds=seconds,
         steps=steps,
         photo_rays=photo,
         rays=rays,
         rays_per_second=round(rays / max(seconds, 1e-9), 1),
-        samples_per_ray=bill(run.recipe, scene, job.budget).evaluations,
         curve=tuple((line["seconds"], line["step"], line["psnr"]) for line in log),
-        test_curve=_test_curve(run, scene, views, job.halves),
         recipe_hash=run.recipe_hash,
-        machine={"processor": machine, "cores": cores(), "threads": job.threads, "versions": run.versions},
+        machine={"processor": processor, "cores": cores(), "threads": threads, "versions": run.versions},
     )
 
 
-def _run(job: Job, path: Path, scene: Scene) -> Run:
+def _of_codes(model: Model, scene: Scene, views: Sequence[int], job: Job) -> dict[str, float | None]:
+    """What only arms with codes of photographs can be asked: PSNR with the test views' lights exchanged, where lights
+    were changed; and how well the second medium found the occluders that were painted in."""
+    if model.codes is None or "degrade" not in job.options:
+        return {}
+    how, found = degradation_of(job.options["degrade"]), {}
+    if model.codes.config.colours and how.colour and len(views) > 1:
+        control = evaluate(model, scene, views, lpips="none", halves=job.halves, exchanged=True, measures=(), keep=0)
+        found["psnr_exchanged"] = control.mean["psnr"]
+    if model.medium is not None and how.occluder:
+        found |= transient_scores(model, scene, covered(scene, how))
+    return found
+
+
+def trained_run(
+    path: Path, recipe: Recipe, scene: Scene | Family, budget: Budget, seed: int, threads: int, snapshots: int = 0
+) -> Run:
     """The finished run: trained anew, or from where an earlier process left it, if that gives the same result."""
     if is_run(path):
         with suppress(UserError):  # killed before it was whole: it is then started anew
             run = Run.open(path, import_priors=True)
             log = run.read_log()
             at = (log[-1]["step"], log[-1]["seconds"]) if log else (0, 0.0)
-            if run.latest is not None and (job.budget.steps or job.budget.progress(*at) >= 1):
+            if run.latest is not None and (budget.steps or budget.progress(*at) >= 1):
                 return go_on(run, scene)
     remove(path)
     return fit(
-        job.spec.chosen(), scene, steps=job.budget.steps, seconds=job.budget.seconds, out=path, seed=job.seed,
-        threads=job.threads, device=DEVICE, snapshots=job.snapshots,
+        recipe, scene, steps=budget.steps, seconds=budget.seconds, out=path, seed=seed, threads=threads, device=DEVICE,
+        snapshots=snapshots,
     )  # fmt: skip
 
 
@@ -302,8 +360,8 @@ def _test_curve(run: Run, scene: Scene, views: Sequence[int], halves: bool) -> t
     some = views[:: max(1, len(views) // CURVE_VIEWS)][:CURVE_VIEWS]
     curve = []
     for step in run.snapshots:
-        scored = evaluate(run.snapshot(step), scene, some, lpips="none", halves=halves, keep=0).mean["psnr"]
-        curve.append((step / max(run.latest or 0, 1), scored))
+        scores = evaluate(run.snapshot(step), scene, some, lpips="none", halves=halves, measures=(), keep=0)
+        curve.append((step / max(run.latest or 0, 1), scores.mean["psnr"]))
     return tuple(strict(curve))
 
 
@@ -335,8 +393,14 @@ def _peak_mb() -> float:
 # -- all jobs ----------------------------------------------------------------------------------------------------------
 
 
-def run_jobs(todo: Sequence[Job], folder: Path, workers: int, on_row: Callable[[Row], None] = lambda row: None) -> None:
-    """Run jobs in `workers` processes that stay, and append each one's row as it ends.
+def run_jobs(
+    todo: Sequence[J],
+    folder: Path,
+    workers: int,
+    on_row: Callable[[Row], None] = lambda row: None,
+    do: Callable[[J, Path], Row] = run_job,
+) -> None:
+    """Run jobs in `workers` processes that stay, and append each one's row as it ends. `do` is a module's function.
 
     KeyboardInterrupt after an interrupt: what trains is saved, what has ended is kept. UserError where a worker was
     killed, by the system for want of memory in most cases.
@@ -348,7 +412,7 @@ def run_jobs(todo: Sequence[Job], folder: Path, workers: int, on_row: Callable[[
     with _threads_of_children(todo[0].threads):
         pool = ProcessPoolExecutor(workers, context, _start_worker, (stop, todo[0].threads))
         try:
-            for future in as_completed([pool.submit(_work, job, folder) for job in todo]):
+            for future in as_completed([pool.submit(_work, do, job, folder) for job in todo]):
                 row = future.result()
                 append_row(folder, row)
                 on_row(row)
@@ -389,11 +453,11 @@ def _start_worker(stop: Event, count: int) -> None:
     threading.Thread(target=_end_with_parent, args=(stop,), daemon=True).start()
 
 
-def _work(job: Job, folder: Path) -> Row:
-    """`run_job` in a worker, which may have been handed one job more before it was told to stop."""
+def _work(do: Callable[[J, Path], Row], job: J, folder: Path) -> Row:
+    """A job in a worker, which may have been handed one job more before it was told to stop."""
     if any(stop.is_set() for stop in _STOPS):
         raise KeyboardInterrupt
-    return run_job(job, folder)
+    return do(job, folder)
 
 
 def _end_with_parent(stop: Event) -> None:
@@ -488,7 +552,11 @@ def seconds_a_step(job: Job) -> float:
     scene = _opened(job)
     recipe = settle(job.spec.chosen(), scene)
     set_threads(job.threads, kernels_only=isinstance(recipe.field, Grid))
-    task = FitScene(recipe, scene, job.seed, device_named(DEVICE))
+    return seconds_of_steps(FitScene(recipe, scene, job.seed, device_named(DEVICE)))
+
+
+def seconds_of_steps(task: Task) -> float:
+    """Of one, measured on a few steps that are taken."""
     begun = 0.0
     for step in range(PROBE_STEPS + 1):
         if step == 1:  # the first one compiles
@@ -499,13 +567,13 @@ def seconds_a_step(job: Job) -> float:
     return (time.perf_counter() - begun) / PROBE_STEPS
 
 
-def rows_of(folder: Path, wanted: Sequence[Job]) -> tuple[Row, ...]:
+def rows_of(folder: Path, wanted: Sequence[AnyJob]) -> tuple[Row, ...]:
     """The rows of these jobs that are there and ended well: a failed run is tried again."""
     keys = {job.key for job in wanted}
     return tuple(row for row in read_rows(folder) if row.key in keys and row.done)
 
 
-def open_folder(folder: Path, file: Path, study: Study) -> None:
+def open_folder(folder: Path, file: Path, study: object) -> None:
     """Make a study's folder, or go on in it: study.toml is a copy of the file, study.json what was made of it.
 
     UserError where the folder holds something else.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rayprior.errors import UserError
 from rayprior.maths.psnr import psnr
+from rayprior.training import processes
 from rayprior.training.budget import Budget
 from rayprior.training.run import Run
 
@@ -59,23 +60,28 @@ def train(
     """Train until `end` is spent, from the run's last checkpoint where it has one. Schedules follow `budget`, and stay
     at their last value where `end` is larger.
 
+    Of several processes all take every step, and the first alone writes (training/processes.py).
+
     Only the loop's own time counts: not compiling, saving, `watch` or `marks` (called once their share of the budget is
     reached). An interrupt (Ctrl-C, SIGTERM) saves and raises KeyboardInterrupt. A loss that is not finite saves the
     state before that step and raises UserError naming the term.
     """
     step, seconds, error = 0, 0.0, 0.0
+    writes = processes.first()
+    started = processes.largest(float(writes and run.latest is not None)) > 0
     _warm_up(task)
-    started = run.latest is not None
     if started:
         checkpoint = run.load_checkpoint(task.model)
         step, seconds, error = checkpoint.step, checkpoint.state["seconds"], checkpoint.state["error"]
         task.load_state(checkpoint.state["task"])
-        run.cut_log(step)
+        if writes:
+            run.cut_log(step)
         if end.progress(step, seconds) >= 1:
             return
 
     def save() -> None:
-        run.save_checkpoint(step, task.model, {"seconds": seconds, "error": error, "task": task.state()})
+        if writes:
+            run.save_checkpoint(step, task.model, {"seconds": seconds, "error": error, "task": task.state()})
 
     if not started:
         save()
@@ -93,18 +99,19 @@ def train(
                 raise _not_finite(losses, step, run)
             total.backward()
             task.step()
-            seconds += time.perf_counter() - begun
+            seconds = processes.largest(seconds + time.perf_counter() - begun)
             error = value if step == 0 else MEMORY * error + (1 - MEMORY) * value
             step += 1
 
             share = end.progress(step, seconds)
             if share >= 1 or (step % log_every == 0 if log_every else seconds - logged_at > 0.5):
                 logged_at = seconds
-                run.log(_row(step, seconds, losses, error, task))
+                if writes:
+                    run.log(_row(step, seconds, losses, error, task))
             watch(_progress(step, seconds, share, error, sum(task.rays.values())))
             while waiting and waiting[0][0] <= share:
                 waiting.pop(0)[1](step)
-            stop = bool(interrupted)
+            stop = processes.largest(float(bool(interrupted))) > 0
             due = _saves_by(share) > _saves_by(saved_share) or time.monotonic() - saved_at > SAVE_SECONDS
             if stop or share >= 1 or due:
                 save()

@@ -16,7 +16,9 @@ from typing import Any, TypeVar
 from rayprior.errors import UserError, did_you_mean
 from rayprior.fields.grid import Grid
 from rayprior.fields.mlp import Mlp
+from rayprior.fields.scene_function import SceneFunction
 from rayprior.maths.schedules import Schedule
+from rayprior.networks.gqn import Gqn
 from rayprior.plain import Reader, options, parse_json, to_plain
 from rayprior.priors import TERMS
 from rayprior.priors.spec import NotImported, import_file, user_class, user_file
@@ -30,11 +32,13 @@ from rayprior.training.recipe import Recipe
 # any of them gets a key more or changes one. Every older format stays readable: a key that an older file lacks takes
 # its default, so the default of a new option must be what was done before there was one; whatever else changes is
 # brought up to date where it is read, with a run of the older format kept among the tests. A newer format is refused.
-FORMAT = 3
+FORMAT = 4
 
 KINDS: dict[type, str] = {
     Grid: "grid",
     Mlp: "mlp",
+    SceneFunction: "scene-function",
+    Gqn: "gqn",
     Uniform: "uniform",
     CoarseField: "coarse",
     DensityGrid: "density-grid",

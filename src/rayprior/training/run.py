@@ -37,9 +37,11 @@ from rayprior.files import (
     write_text,
 )
 from rayprior.maths.schedules import resolve
+from rayprior.networks.gqn import Gqn, GqnModel
 from rayprior.plain import Reader, parse_json, to_plain
 from rayprior.priors.spec import UserFile, user_file
 from rayprior.rendering.model import Model
+from rayprior.scenes.family import Family, open_family
 from rayprior.scenes.open import load_scene
 from rayprior.scenes.scene import Scene
 from rayprior.training.budget import Budget
@@ -57,15 +59,25 @@ MODEL, STATE = "model.safetensors", "state.pt"
 KEPT = 2  # checkpoints: the latest, and the one before it in case that is damaged
 OWN = ("recipe.json", "scene.json", "command.txt", "log.jsonl", "latest", "priors", "checkpoints", "snapshots")
 PACKAGES = ("rayprior", "torch", "numpy", "numba", "safetensors")
+POSES_KEPT = 24  # of a family's cameras: from where its scenes are looked at without it
 
 
 @dataclass(frozen=True)
 class Opening:
-    """How the scene was opened: `load_scene(path, **options)` opens it again. protocol: what numbers of it rest on."""
+    """How the scene was opened: `load_scene(path, **options)` opens it again; a family, `open_family(path)`.
+
+    protocol  what numbers of it rest on; of a family its `digest`, its split by scene, and some of its cameras
+    """
 
     path: str
     options: Mapping[str, Any]
     protocol: Mapping[str, Any]
+
+    @staticmethod
+    def of(scene: Scene | Family) -> Opening:
+        if isinstance(scene, Family):
+            return Opening(str(scene.path), {}, _protocol_of(scene))
+        return Opening(str(scene.path), scene.opened, scene.protocol)
 
 
 @dataclass(frozen=True)
@@ -154,12 +166,27 @@ class Run:
         run._write_system(self.versions)
         return run
 
+    @property
+    def of_family(self) -> bool:
+        """Whether it learned from many scenes, and holds none of them."""
+        return "digest" in self.opening.protocol
+
+    def check_one_scene(self) -> None:
+        """UserError for a run of a family."""
+        if self.of_family:
+            family = self.opening.path
+            raise UserError(
+                f"{self.path}: learned from the {self.opening.protocol['scenes']} scenes of {family}, and holds none of"
+                f" them; infer one, as in rayprior infer {self.path} {family}/0 --views 0,1 --out DIR, and give DIR"
+            )
+
     def reopen(self, **otherwise: Any) -> Scene:
         """The scene as it was opened, but for these options of `load_scene`.
 
         UserError where it has other views than when the run began: numbers would be of views that were trained on, and
-        what is known of a photograph would be taken for another's.
+        what is known of a photograph would be taken for another's. UserError for a run of a family.
         """
+        self.check_one_scene()
         scene = load_scene(self.opening.path, **{**self.opening.options, **otherwise})
         for part in ("train", "test"):
             before, now = self.opening.protocol.get(part), [scene.names[i] for i in getattr(scene.split, part)]
@@ -172,15 +199,40 @@ class Run:
                 )
         return scene
 
+    def reopen_family(self) -> Family:
+        """The family as it was opened. UserError where it is another now, and for a run of one scene."""
+        if not self.of_family:
+            raise UserError(f"{self.path}: a run of one scene, {self.opening.path}; expected one of a family of scenes")
+        family = open_family(self.opening.path)
+        now = to_plain(_protocol_of(family))
+        for key in ("kind", "scenes", "views", "train", "test", *(f"digest.{key}" for key in family.digest)):
+            before, after = (_at(protocol, key) for protocol in (self.opening.protocol, now))
+            if before != after:
+                raise UserError(
+                    f"{self.path}: {self.opening.path} is another family than when this run was trained: its {key} is"
+                    f" {json.dumps(after)}, and was {json.dumps(before)}; put it back as it was, or train anew"
+                )
+        return family
+
     def build(self, step: int | None = None) -> Model:
         """The model of this run's recipe, its weights not yet filled. Schedules have the value that they had at `step`,
         by default at the latest checkpoint: what weights were trained with. Of a budget in seconds the log tells it."""
-        recipe, step, seconds = self.recipe, (self.latest or 0) if step is None else step, math.inf
+        recipe = self.recipe
+        if isinstance(recipe.field, Gqn):
+            raise UserError(
+                f"{self.path}: recipe '{recipe.name}' paints pictures and has no field, so there is nothing to render;"
+                " expected a run of a radiance field, such as nerf-vae"
+            )
+        field, sampler = resolve((recipe.field, recipe.sampler), *self.when(step))
+        return Model.build(field, sampler, recipe.space, recipe.compositing, recipe.codes, recipe.inference)
+
+    def when(self, step: int | None = None) -> tuple[int, float]:
+        """That step, by default of the latest checkpoint, and the share of the budget that was then spent: what
+        `resolve` asks for."""
+        step, seconds = (self.latest or 0) if step is None else step, math.inf
         if self.conditions.budget.seconds is not None:
             seconds = max((row["seconds"] for row in self.read_log() if row["step"] <= step), default=math.inf)
-        progress = self.conditions.budget.progress(step, seconds)
-        field, sampler = resolve((recipe.field, recipe.sampler), step, progress)
-        return Model.build(field, sampler, recipe.space, recipe.compositing, recipe.codes)
+        return step, self.conditions.budget.progress(step, seconds)
 
     @cached_property
     def model(self) -> Model:
@@ -188,6 +240,16 @@ class Run:
         model = self.build()
         self.load_weights(model)
         return model
+
+    @cached_property
+    def painter(self) -> GqnModel:
+        """What paints pictures, at the latest checkpoint: of recipes that have no field."""
+        field = self.recipe.field
+        assert isinstance(field, Gqn)
+        assert field.size is not None
+        painter = field.build(field.size)
+        self.load_weights(painter)
+        return painter
 
     @property
     def machine(self) -> str:
@@ -426,6 +488,49 @@ def default_path(scene: str, recipe: str, now: datetime | None = None, root: Pat
         count += 1
         path = root / f"{stem}-{count}"
     return path
+
+
+def _protocol_of(family: Family) -> dict[str, Any]:
+    """What numbers of a family rest on, and from where its scenes are looked at: one camera each of some of them."""
+    train = family.split.train
+    which = torch.arange(POSES_KEPT)
+    scenes, views = torch.tensor(train)[which % len(train)], (which + which // len(train)) % family.views
+    return {
+        "family": family.name,
+        "kind": family.kind,
+        "scenes": len(family),
+        "views": family.views,
+        "split": family.split.name,
+        "train": _ranges(train),
+        "val": _ranges(family.split.val),
+        "test": _ranges(family.split.test),
+        "digest": family.digest,
+        "cameras": {
+            "focal_px": list(family.focal_px),
+            "centre_px": list(family.centre_px),
+            "poses": family.poses(scenes, views).tolist(),
+            "up": family.up.tolist(),
+            "focus": family.focus.tolist(),
+            "inward": family.inward,
+        },
+    }
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """'0-449, 460': numbers, ascending, in words."""
+    found: list[list[int]] = []
+    for number in sorted(numbers):
+        if found and number == found[-1][1] + 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return ", ".join(f"{first}-{last}" if last > first else str(first) for first, last in found)
+
+
+def _at(protocol: Mapping[str, Any], key: str) -> Any:
+    """protocol['a']['b'] of 'a.b'; None where there is none."""
+    first, _, rest = key.partition(".")
+    return protocol.get(first, {}).get(rest) if rest else protocol.get(first)
 
 
 def versions() -> dict[str, str]:

@@ -8,20 +8,28 @@ from dataclasses import replace
 from rayprior.errors import UserError
 from rayprior.fields.grid import Grid
 from rayprior.fields.mlp import Mlp
+from rayprior.fields.scene_function import SceneFunction
 from rayprior.fields.space import Space
+from rayprior.networks.gqn import Gqn
 from rayprior.priors.term import Term
 from rayprior.rendering.coarse import CoarseField
 from rayprior.rendering.density_grid import DensityGrid
+from rayprior.scenes.family import Family
 from rayprior.scenes.scene import Scene
 from rayprior.training.recipe import Recipe, SamplerConfig
 
 SAMPLES_A_STEP = 16_384  # more learn slower on a CPU, fewer are all overhead
 
 
-def settle(recipe: Recipe, scene: Scene) -> Recipe:
+def settle(recipe: Recipe, scene: Scene | Family) -> Recipe:
     """The recipe with space, head, samples and rays decided: what the run saves, and all that its model depends on."""
+    _refuse_other_kind(recipe, scene)
+    if isinstance(recipe.field, Gqn):
+        assert isinstance(scene, Family)
+        recipe.field.build(scene.size)  # refuses a size that it cannot paint
+        return replace(recipe, field=replace(recipe.field, size=scene.size))
     space = _space(recipe.space, scene)
-    if recipe.sampler.guide.share != 0 and not scene.has_depth and not len(scene.keypoints):
+    if recipe.sampler.guide.share != 0 and not scene.has_depth and not _has_points(scene):
         raise UserError(
             f"{scene.path or scene.name}: sampler.guide puts samples around known distances, and none are known; make"
             f" some with rayprior depth make {scene.path or scene.name} --from RUN, or set sampler.guide.share=0"
@@ -29,13 +37,14 @@ def settle(recipe: Recipe, scene: Scene) -> Recipe:
     _refuse_endless_grid(recipe, space)
     field = recipe.field
     codes = recipe.codes
-    if codes.any and codes.photographs not in (None, len(scene.names)):
+    photographs = (len(scene) * scene.views if isinstance(scene, Family) else len(scene)) if codes.of_photographs else 0
+    if codes.any and codes.photographs not in (None, photographs):
         raise UserError(
-            f"codes.photographs is {codes.photographs}, and {scene.path or scene.name} has {len(scene.names)}: each has"
+            f"codes.photographs is {codes.photographs}, and {scene.path or scene.name} has {photographs}: each has"
             " a row; set codes.photographs=null"
         )
     if codes.any:
-        codes = replace(codes, photographs=len(scene.names))
+        codes = replace(codes, photographs=photographs)
     if isinstance(field, Grid) and field.head == "auto":
         field = replace(field, head="sh" if space.kind == "box" and not codes.appearance else "feature")
     if isinstance(field, Grid) and field.head == "sh" and codes.appearance:
@@ -55,6 +64,7 @@ def settle(recipe: Recipe, scene: Scene) -> Recipe:
         photo = replace(photo, rays=SAMPLES_A_STEP // samples_a_ray(sampler))
     assert photo.rays is not None
     terms = {name: _with_rays(term, photo.rays // 4) for name, term in recipe.terms.items()}
+    terms = {name: term.settled(scene, terms) for name, term in terms.items()}  # type: ignore[arg-type]
     sharp = isinstance(field, Mlp) and field.density == "relu" and not codes.transient  # density may be 0
     if recipe.compositing.opaque_tail and not sharp:
         warnings.warn(
@@ -63,6 +73,42 @@ def settle(recipe: Recipe, scene: Scene) -> Recipe:
             stacklevel=2,
         )
     return replace(recipe, space=space, field=field, sampler=sampler, photo=photo, terms=terms, codes=codes)
+
+
+def _refuse_other_kind(recipe: Recipe, scene: Scene | Family) -> None:
+    """One scene or many, a latent or none, and a field that reads it or not: what must go together."""
+    where = scene.path or scene.name
+    if recipe.episodes is not None and not isinstance(scene, Family):
+        raise UserError(
+            f"{where}: recipe '{recipe.name}' learns from many scenes, and this is one; expected a family, as"
+            " rayprior family make makes one. For one scene use another recipe, such as grid"
+        )
+    if recipe.episodes is None and isinstance(scene, Family):
+        raise UserError(
+            f"{where}: a family of {len(scene)} scenes, and recipe '{recipe.name}' fits one; name one, as in {where}/0,"
+            " or use the recipe nerf-vae"
+        )
+    reads = isinstance(recipe.field, SceneFunction)
+    if recipe.codes.latent and not reads:
+        raise UserError(
+            f"codes.latent={recipe.codes.latent}: this field is of one scene and reads no latent; set codes.latent=0,"
+            " or field.kind=scene-function"
+        )
+    if reads and isinstance(recipe.sampler, DensityGrid):
+        raise UserError(
+            "sampler.kind=density-grid remembers the densities of one scene, and this field is of many; set"
+            " sampler.kind=coarse"
+        )
+    paints = isinstance(recipe.field, Gqn)
+    if recipe.episodes is not None and not paints and not (recipe.codes.latent and recipe.inference):
+        raise UserError(
+            f"recipe '{recipe.name}' has episodes of many scenes and nothing that tells them apart; set codes.latent"
+            " and inference, as nerf-vae has them"
+        )
+
+
+def _has_points(scene: Scene | Family) -> bool:
+    return isinstance(scene, Scene) and len(scene.keypoints) > 0
 
 
 def _with_rays(term: Term, rays: int) -> Term:
@@ -97,13 +143,14 @@ def _refuse_endless_grid(recipe: Recipe, space: Space) -> None:
         )
 
 
-def _space(space: Space, scene: Scene) -> Space:
+def _space(space: Space, scene: Scene | Family) -> Space:
+    bounded = isinstance(scene, Family) or scene.bounded
     if space.kind == "auto":
-        return Space("box", scene.bounds.box) if scene.bounded else Space("contraction")
+        return Space("box", scene.bounds.box) if bounded else Space("contraction")
     if space.kind == "box" and space.box is None:
         return Space("box", scene.bounds.box)
     if space.kind == "ndc" and space.ndc is None:
-        if not scene.forward_facing:
+        if isinstance(scene, Family) or not scene.forward_facing:
             raise UserError(
                 f"{scene.path}: NDC is for captures whose cameras all look one way, and these do not; "
                 "leave --set space.kind at 'auto'"

@@ -1,28 +1,33 @@
-"""Tasks: what one step of training means. `FitScene`: one model, one scene, any terms.
+"""Tasks: what one step of training means. `FitScene`: one model, one scene, any terms, critics beside the field.
 
-A task owns its modules and optimiser and answers `losses(step, progress)`. It carries nothing from step to step but
+A task owns its modules and optimisers and answers `losses(step, progress)`. It carries nothing from step to step but
 those: every consumer of randomness draws at step k from a generator seeded by (seed, k, its name), so a run resumes to
 the same bits, and arms of a study that differ in their terms see the same photographed rays.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from hashlib import blake2b
+from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from rayprior.errors import UserError
-from rayprior.maths.schedules import number, resolve, resolver
+from rayprior.maths.schedules import Schedule, number, resolve, resolver
+from rayprior.networks.critic import finite_gradients
+from rayprior.networks.gqn import Gqn
 from rayprior.priors.spec import error_in_user_file, user_file
-from rayprior.priors.term import Term
+from rayprior.priors.term import Adversary, Term
 from rayprior.rendering.coarse import CoarseFieldSampler
 from rayprior.rendering.model import Model
 from rayprior.rendering.rendering import Rendering
+from rayprior.scenes.family import FamilyBatch
 from rayprior.scenes.rays import Query
 from rayprior.scenes.scene import Background, Scene
-from rayprior.training.recipe import Recipe
+from rayprior.training.recipe import Adam, Recipe
 
 
 def generator_for(seed: int, step: int, name: str) -> Generator:
@@ -38,25 +43,26 @@ class FitScene:
         self.recipe, self.seed, self.device = recipe, seed, device
         self.scene = scene_for(recipe, scene)
         torch.manual_seed(seed)
+        assert not isinstance(recipe.field, Gqn)
         field, sampler = resolve((recipe.field, recipe.sampler), 0, 0.0)
         self.model = Model.build(field, sampler, recipe.space, recipe.compositing, recipe.codes).to(device)
-        if self.model.codes is not None:
+        if self.model.codes is not None and recipe.codes.of_photographs:
             self.model.codes.learns_from(self.scene.split.train)
-        tables = {id(p) for p in self.model.field.tables()}
-        groups = [
-            {"params": [p for p in self.model.parameters() if id(p) in tables], "rate": "tables"},
-            {"params": [p for p in self.model.parameters() if id(p) not in tables], "rate": "lr"},
-        ]
-        adam = recipe.optimiser
-        self.optimiser = torch.optim.Adam(
-            [group for group in groups if group["params"]], betas=adam.betas, eps=adam.eps, fused=True
-        )
+        self.optimiser = optimiser_of(self.model, recipe.optimiser)
+        self.opponents = {
+            name: Opponent(name, term, seed, device)
+            for name, term in resolve(recipe.terms, 0, 0.0).items()
+            if isinstance(term, Adversary)
+        }
         self._at = resolver(recipe)
         self._now = recipe
         self.rays: dict[str, int] = {}
 
     def losses(self, step: int, progress: float) -> tuple[dict[str, Tensor], Tensor]:
-        """Each term's weighted loss by name, and the mean squared error of the photographed rays (detached)."""
+        """Each term's weighted loss by name, and the mean squared error of the photographed rays (detached).
+
+        Critics get their gradients here and are stepped by `step`: the field is judged by each as it stood.
+        """
         recipe = self._resolved(step, progress)
         self.model.refresh(step, generator_for(self.seed, step, "refresh"))
         questions = self._ask(recipe, step)
@@ -71,14 +77,20 @@ class FitScene:
             start += len(question)
         losses: dict[str, Tensor] = {}
         for name, term in recipe.terms.items():
-            part, known = parts.get(name, parts["photo"])
-            if len(part):  # an empty part is skipped and counted, never a mean of nothing
-                losses[name] = number(term.weight) * _judged(name, term, part, known)
+            part, known = parts[name] if name in parts else parts[term.judges]
+            if len(part) == 0:  # an empty part is skipped and counted, never a mean of nothing
+                continue
+            if isinstance(term, Adversary):
+                losses[name] = self.opponents[name].judge(term, part, known, step)
+            else:
+                losses[name] = judged(name, term, part, known)
         photo, known = parts["photo"]
         return losses, (photo.rgb.detach() - known["rgb"]).square().mean()
 
     def step(self) -> None:
-        """Step the optimiser at the rates of the last `losses` and forget the gradients."""
+        """Step critics, then the field, at the rates of the last `losses`, and forget the gradients."""
+        for name, opponent in self.opponents.items():
+            opponent.step(self._now.terms[name].lr)  # type: ignore[attr-defined]
         for group in self.optimiser.param_groups:
             group["lr"] = getattr(self._now.optimiser, group["rate"])
         self.optimiser.step()
@@ -115,23 +127,109 @@ class FitScene:
         return self._now
 
     def state(self) -> dict[str, object]:
-        return {"optimiser": self.optimiser.state_dict()}
+        state: dict[str, object] = {"optimiser": self.optimiser.state_dict()}
+        if self.opponents:
+            state["adversaries"] = {name: opponent.state() for name, opponent in self.opponents.items()}
+        return state
 
-    def load_state(self, state: Mapping[str, object]) -> None:
-        """The optimiser's state; UserError where it is not that of this model."""
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """The optimiser's state and the critics'; UserError where they are not those of this recipe."""
+        load_optimiser(self.optimiser, state)
+        for name, opponent in self.opponents.items():
+            opponent.load_state(state.get("adversaries", {}).get(name))
+
+
+class Opponent:
+    """The critic of one Adversary, and its optimiser; `skipped` counts steps whose gradient was not finite."""
+
+    def __init__(self, name: str, term: Adversary, seed: int, device: torch.device) -> None:
+        """The critic's first parameters depend on the run's seed and the term's name alone."""
+        self.name = name
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(generator_for(seed, 0, f"{name}/critic").initial_seed())
+            self.critic = term.critic().to(device)
+        self.optimiser = term.optimiser_of(self.critic)
+        self.skipped = 0
+
+    def judge(self, term: Adversary, seen: Rendering, known: Mapping[str, Tensor], step: int) -> Tensor:
+        """The term's weighted loss of the field; the critic gets the gradients of its own."""
+        self.optimiser.zero_grad(set_to_none=True)
         try:
-            self.optimiser.load_state_dict(state["optimiser"])  # type: ignore[arg-type]
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"the checkpoint's optimiser is not that of this recipe ({error})") from None
+            loss = term.critic_loss(self.critic, seen.detach(), known)
+            penalty = term.critic_penalty(self.critic, known) if step % term.penalty_every == 0 else None
+        except Exception as error:
+            raise error_in_user_file(error, term) or error from None
+        (loss if penalty is None else loss + term.penalty_every * penalty).backward()
+        self.critic.requires_grad_(False)
+        try:
+            return judged(self.name, term, seen, known, self.critic)
+        finally:
+            self.critic.requires_grad_(True)
+
+    def step(self, lr: float | Schedule) -> None:
+        """Step the critic at this rate, or skip and count the step where its gradient is not finite."""
+        if not finite_gradients(self.critic):
+            self.skipped += 1
+            if self.skipped == 1:
+                warnings.warn(
+                    f"the critic of '{self.name}' got a gradient that is not finite: its step was left out, as others"
+                    f" will be (a checkpoint counts them); a smaller terms.{self.name}.lr may help",
+                    stacklevel=2,
+                )
+        else:
+            for group in self.optimiser.param_groups:
+                group["lr"] = number(lr)
+            self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, object]:
+        """What a checkpoint keeps of it."""
+        return {
+            "critic": self.critic.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "skipped": self.skipped,
+        }
+
+    def load_state(self, state: Mapping[str, Any] | None) -> None:
+        """A checkpoint's; UserError where it is not that of this critic."""
+        try:
+            if state is None:
+                raise KeyError("it has none")
+            self.critic.load_state_dict(state["critic"])
+            load_optimiser(self.optimiser, state)
+            self.skipped = int(state["skipped"])
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(f"the checkpoint's critic of '{self.name}' is not that of this recipe ({error})") from None
+
+
+def optimiser_of(model: Model, adam: Adam) -> torch.optim.Adam:
+    """Adam over all that learns; each group's `rate` names the rate of the recipe that it steps at."""
+    rates = {id(p): "tables" for p in model.field.tables()}
+    if adam.transient is not None and model.medium is not None and model.codes is not None:
+        rates |= {id(p): "transient" for p in [*model.medium.parameters(), model.codes.transient]}
+    groups: dict[str, list[nn.Parameter]] = {"tables": [], "lr": [], "transient": []}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            groups[rates.get(id(parameter), "lr")].append(parameter)
+    learning = [{"params": parameters, "rate": rate} for rate, parameters in groups.items() if parameters]
+    return torch.optim.Adam(learning, betas=adam.betas, eps=adam.eps, fused=True)
+
+
+def load_optimiser(optimiser: torch.optim.Optimizer, state: Mapping[str, object]) -> None:
+    """A checkpoint's; UserError where it is not that of this model."""
+    try:
+        optimiser.load_state_dict(state["optimiser"])  # type: ignore[arg-type]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"the checkpoint's optimiser is not that of this recipe ({error})") from None
 
 
 # -- terms, a users' own among them: what goes wrong in their file is told with its line -----------------
 
 
-def question_of(name: str, term: Term, scene: Scene, generator: Generator) -> Query | None:
+def question_of(name: str, term: Term, scene: Scene | FamilyBatch, generator: Generator) -> Query | None:
     """What a term asks of a scene; UserError where it cannot be asked there."""
     try:
-        question = term.query(scene, generator)
+        question = term.query(scene, generator)  # type: ignore[arg-type]  # a batch has the draws that terms use
     except Exception as error:
         raise error_in_user_file(error, term) or error from None
     if question is not None and not isinstance(question, Query):
@@ -139,15 +237,17 @@ def question_of(name: str, term: Term, scene: Scene, generator: Generator) -> Qu
     return question
 
 
-def _judged(name: str, term: Term, seen: Rendering, known: Mapping[str, Tensor]) -> Tensor:
-    """What a term says of its part."""
+def judged(
+    name: str, term: Term, seen: Rendering, known: Mapping[str, Tensor], critic: nn.Module | None = None
+) -> Tensor:
+    """What a term says of its part, an Adversary with its critic, times its weight."""
     try:
-        loss = term.loss(seen, known)
+        loss = term.loss(seen, known, critic) if isinstance(term, Adversary) else term.loss(seen, known)
     except Exception as error:
         raise error_in_user_file(error, term) or error from None
     if not isinstance(loss, Tensor) or loss.shape != ():
         raise _wrong(name, term, "loss(self, seen, known)", "one number, a tensor of shape (): end with .mean()", loss)
-    return loss
+    return number(term.weight) * loss
 
 
 def _wrong(name: str, term: Term, method: str, expected: str, value: object) -> UserError:

@@ -25,6 +25,7 @@ def make_depth(
     """Depth maps of a capture from a run, with a bar; prints their folder last."""
     set_threads(threads or cores())
     run = Run.open(path)
+    run.check_one_scene()
     run.model.to(device_named(device))
     with counted("rendering depth", "views") as bar:
         folder, kept = write_depth_of_capture(

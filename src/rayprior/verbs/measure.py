@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from rayprior.evaluation.evaluate import Evaluation, LpipsChoice, evaluate
+from rayprior.errors import UserError
+from rayprior.evaluation.appearance import fit_code
+from rayprior.evaluation.evaluate import MEASURES, Evaluation, LpipsChoice, evaluate
 from rayprior.evaluation.export import film_bytes, shown, side_by_side
-from rayprior.evaluation.pictures import Span, render_camera
+from rayprior.evaluation.pictures import Renders, Span, on_background, render_camera
 from rayprior.evaluation.report import write_report
 from rayprior.evaluation.trajectories import camera_path, resized
 from rayprior.kernels.threads import set_threads
@@ -19,8 +22,10 @@ from rayprior.scenes.scene import Scene
 from rayprior.training.fit import cores, device_named
 from rayprior.training.recipe import Expects, Recipe
 from rayprior.training.recipe_json import recipe_to_plain
+from rayprior.training.refining import Refined, RefinerRun
 from rayprior.training.run import Run
 from rayprior.training.tasks import scene_for
+from rayprior.verbs.measure_family import evaluate_family_run, network
 from rayprior.verbs.terminal import console, counted, number, weight_text
 
 QUICK_SECONDS = 30.0  # what the report after a training may spend on measuring; `eval` takes the time it needs
@@ -29,13 +34,54 @@ TABLE = ("psnr", "ssim", "lpips", "distance_abs_rel", "floater_share")
 FILM_SECONDS, FILM_FRAMES, FILM_WIDTH = 15.0, 24, 200
 
 
-def evaluate_run(path: Path, lpips: LpipsChoice, threads: int | None, device: str, depth: Path | None = None) -> None:
-    """Score all held-out views of a run; write metrics.json; print its path last."""
+def evaluate_run(
+    path: Path,
+    lpips: LpipsChoice,
+    threads: int | None,
+    device: str,
+    depth: Path | None = None,
+    refiner: Path | None = None,
+) -> None:
+    """Score all held-out views of a run, or all held-out scenes of one of a family; write metrics.json; print its path
+    last. With a refiner, of the pictures that it makes of the run's."""
+    run = Run.open(path)
+    if run.of_family:
+        if refiner is not None:
+            raise UserError(f"--refiner {refiner}: {path} is a run of many scenes, a refiner is of one; leave it out")
+        set_threads(threads or cores())
+        network(run).to(device_named(device))
+        evaluate_family_run(run, lpips, depth)
+        return
     run, scene = opened(path, threads, device, {} if depth is None else {"depth": depth})
+    if refiner is not None:
+        print(_evaluate_refined(RefinerRun.open(refiner, run), scene, lpips))
+        return
     result = _score(run, scene, scene.split.test, lpips)
     result.write(run.metrics_path)
     _print_table(result, run)
     print(run.metrics_path)
+
+
+def _evaluate_refined(of: RefinerRun, scene: Scene, lpips: LpipsChoice) -> Path:
+    """The refiner's pictures; where the field renders fewer pixels, beside them what bicubic makes of the same."""
+    run, refined = of.run, of.refined(scene)
+    codes = run.model.codes
+    halves = codes is not None and codes.config.colours
+    for view in scene.split.test if halves else ():
+        fit_code(run.model, on_background(scene, None), view)
+    result = _score(run, scene, scene.split.test, lpips, refined, halves)
+    result = replace(result, protocol={**result.protocol, "refiner": of.said})
+    path = of.folder.metrics_path
+    result.write(path)
+    _print_table(result, run, ", refined")
+    console.print(of.said)
+    if of.refining.scale > 1:
+        plain = Refined(run.model, None, of.refining.scale)
+        beside = _score(run, scene, scene.split.test, lpips, plain, halves)
+        how = f"rendered at 1/{of.refining.scale} of the size, enlarged bicubic; no refiner"
+        replace(beside, protocol={**beside.protocol, "refiner": how}).write(path.with_name("metrics-bicubic.json"))
+        _print_table(beside, run, ", bicubic")
+    return path
 
 
 def finish(run: Run, scene: Scene, orbit: bool = False) -> None:
@@ -61,10 +107,20 @@ def finish(run: Run, scene: Scene, orbit: bool = False) -> None:
     console.print(f"run: {run.path}\nreport: {report}")
 
 
-def _score(run: Run, scene: Scene, views: Sequence[int], lpips: LpipsChoice) -> Evaluation:
-    """Score views with a bar."""
+def _score(
+    run: Run,
+    scene: Scene,
+    views: Sequence[int],
+    lpips: LpipsChoice,
+    model: Renders | None = None,
+    halves: bool | None = None,
+) -> Evaluation:
+    """Score views with a bar; of the run's model, or of another one's pictures."""
     with counted("measuring", "views") as bar:
-        return evaluate(run.model, scene, views, lpips=lpips, on_progress=lambda done, count, view: bar(done, count))
+        return evaluate(
+            run.model if model is None else model, scene, views, lpips=lpips, halves=halves,
+            on_progress=lambda done, count, view: bar(done, count),
+        )  # fmt: skip
 
 
 def _film(run: Run, scene: Scene, width: int, height: int) -> bytes:
@@ -132,10 +188,9 @@ def _expectation(recipe: Recipe) -> str:
     )
 
 
-def _print_table(result: Evaluation, run: Run) -> None:
-    table = Table(
-        title=f"{run.recipe.name}, step {run.latest or 0:,}, {len(result.views)} held-out views", title_style="bold"
-    )
+def _print_table(result: Evaluation, run: Run, what: str = "") -> None:
+    title = f"{run.recipe.name}, step {run.latest or 0:,}{what}, {len(result.views)} held-out views"
+    table = Table(title=title, title_style="bold")
     keys = [key for key in TABLE if result.mean.get(key) is not None]
     table.add_column("view")
     for key in keys:
@@ -145,7 +200,10 @@ def _print_table(result: Evaluation, run: Run) -> None:
     table.add_section()
     table.add_row("mean", *(number(result.mean[key]) for key in keys), style="bold")
     console.print(table)
-    if run.recipe.codes.any:  # photographs differ, and whose light they are scored in decides a decibel
+    together = [f"{key} {number(result.mean[key])}" for key in MEASURES if result.mean.get(key) is not None]
+    if together:  # of all views together: no row has them
+        console.print("; ".join(together))
+    if run.recipe.codes.of_photographs:  # they differ, and whose light they are scored in decides a decibel
         console.print(f"appearance: {result.protocol['appearance']}")
     console.print(_expectation(run.recipe))
 

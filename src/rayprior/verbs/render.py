@@ -8,8 +8,10 @@ from typing import Any, Literal
 from rayprior.errors import UserError
 from rayprior.evaluation.appearance import show_in_light_of
 from rayprior.evaluation.export import export_path
+from rayprior.evaluation.pictures import Renders
 from rayprior.evaluation.trajectories import camera_path
 from rayprior.scenes.scene import Scene
+from rayprior.training.refining import RefinerRun
 from rayprior.training.run import Run
 from rayprior.verbs.measure import frame_of_step, opened
 from rayprior.verbs.terminal import counted
@@ -26,6 +28,7 @@ def render_run(
     *,
     appearance: str | None,
     snapshots: bool,
+    refiner: Path | None,
     threads: int | None,
     device: str,
 ) -> None:
@@ -37,13 +40,21 @@ def render_run(
             raise UserError("--appearance: a film of the training is in the mean light; leave it out, or --snapshots")
         show_in_light_of(run.model, scene, appearance)
     if snapshots:
+        if refiner is not None:
+            raise UserError("--refiner: a film of the training shows the field alone; leave it out, or --snapshots")
         print(_training_film(run, scene, format, wanted, out))
         return
     cameras = camera_path(trajectory, scene, frames, wanted)
-    target = out or run.path / "renders" / Path(trajectory).stem
+    model: Renders = run.model
+    folder = run.path
+    if refiner is not None:
+        of = RefinerRun.open(refiner, run)
+        model, folder = of.refined(scene), of.path
+        of.check_sizes(cameras.size.tolist())
+    target = out or folder / "renders" / Path(trajectory).stem
     shows: Any = tuple(part.strip() for part in show.split(",") if part.strip())
     with counted("rendering", "frames") as bar:
-        written = export_path(run.model, scene, cameras, target, shows=shows, format=format, on_progress=bar)
+        written = export_path(model, scene, cameras, target, shows=shows, format=format, on_progress=bar)
     print(written)
 
 

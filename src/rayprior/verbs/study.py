@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,12 @@ from rayprior.errors import UserError
 from rayprior.evaluation.evaluate import LpipsChoice
 from rayprior.kernels.threads import set_threads
 from rayprior.study.compare import compare
+from rayprior.study.family import arm_jobs, fit_jobs, is_family_study, read_family_study
+from rayprior.study.family_report import write_family_study
+from rayprior.study.family_work import family_bill, ready_family, run_family_job
 from rayprior.study.jobs import (
+    AnyJob,
+    J,
     Job,
     Selection,
     check_scenes,
@@ -23,6 +28,7 @@ from rayprior.study.jobs import (
     needs_sweep,
     open_folder,
     rows_of,
+    run_job,
     run_jobs,
     selected_scenes,
     slug,
@@ -50,6 +56,11 @@ def study(
     dry_run: bool,
 ) -> None:
     """The bill, the runs that are not there yet, the report, its path last. Exits with 1 where a run failed."""
+    if is_family_study(file):
+        family_study(
+            file, selection=selection, out=out, data=data, workers=workers, seeds=seeds, budget=budget, dry_run=dry_run
+        )
+        return
     plan = read_study(file, data)
     if seeds is not None:
         if seeds < 1:
@@ -82,6 +93,54 @@ def study(
     _report_study(folder, plan, (*swept, *jobs(plan, replace(selection, all=True, only=()))))
 
 
+def family_study(
+    file: Path,
+    *,
+    selection: Selection,
+    out: Path | None,
+    data: Path | None,
+    workers: int | None,
+    seeds: int | None,
+    budget: Budget | None,
+    dry_run: bool,
+) -> None:
+    """The same of a study of families: arms first, then the fits of single scenes, which may start from them."""
+    plan = read_family_study(file, data)
+    if seeds is not None:
+        if seeds < 1:
+            raise UserError(f"--seeds {seeds}: expected at least 1")
+        fits = plan.fits and replace(plan.fits, seeds=min(plan.fits.seeds, seeds))
+        plan = replace(plan, seeds=tuple(range(seeds)), fits=fits)
+    if budget is not None:
+        if budget.steps is None:
+            raise UserError("--seconds: arms of a study of families are compared after as many steps; use --steps")
+        arms = {name: replace(arm, steps=None) for name, arm in plan.arms.items()}
+        plan = replace(plan, steps=budget.steps, arms=arms)
+    folder, side = out or Path("runs") / f"study-{slug(plan.name)}", _workers(workers, plan.threads)
+    trained, fitted = arm_jobs(plan, selection), fit_jobs(plan, selection)
+    there = rows_of(folder, [*trained, *fitted])
+    arms_to_do, fits_to_do = _not_in(there, trained), _not_in(there, fitted)
+    console.print(f"study {plan.name}: {plan.about}".rstrip(": "), style="bold")
+    console.print(str(family_bill(plan, arms_to_do, fits_to_do, there, side)))
+    if dry_run:
+        return
+    open_folder(folder, file, plan)
+    with counted("making the family", "scenes") as bar:
+        ready_family(plan, folder, side, bar)
+    _run_study(arms_to_do, there, folder, side, f"psnr@{plan.shift_views}", run_family_job)
+    _run_study(fits_to_do, rows_of(folder, [*trained, *fitted]), folder, side, "psnr", run_family_job)
+    everything = replace(selection, all=True, only=())
+    keys = {job.key for job in (*arm_jobs(plan, everything), *fit_jobs(plan, everything))}
+    rows = [row for row in read_rows(folder) if row.key in keys]
+    report = write_family_study(folder, plan, rows, say=console.print)
+    failed = [row for row in rows if not row.done]
+    if failed:
+        console.print(f"{len(failed)} of {len(rows)} runs failed; the same command tries them again")
+    print(report)
+    if failed:
+        raise SystemExit(1)
+
+
 def _report_study(folder: Path, plan: Study, belongs: Sequence[Job]) -> None:
     """Report what there is of these jobs; exit with 1 where one of them failed."""
     from rayprior.study.report import write_study
@@ -106,7 +165,7 @@ def _with_choice(plan: Study, swept: Sequence[Job], folder: Path) -> Study:
     return plan.with_choice(settings)
 
 
-def _not_in(there: Sequence[Row], wanted: Sequence[Job]) -> list[Job]:
+def _not_in(there: Sequence[Row], wanted: Sequence[J]) -> list[J]:
     keys = {row.key for row in there}
     return [job for job in wanted if job.key not in keys]
 
@@ -131,7 +190,14 @@ def _workers(asked: int | None, threads: int) -> int:
     return max(1, min(cores() // threads, asked or cores()))
 
 
-def _run_study(todo: Sequence[Job], there: Sequence[Row], folder: Path, workers: int, metric: str) -> None:
+def _run_study(
+    todo: Sequence[J],
+    there: Sequence[Row],
+    folder: Path,
+    workers: int,
+    metric: str,
+    do: Callable[[J, Path], Row] = run_job,
+) -> None:
     """Run with a table that fills; where the output is no terminal, a line a run."""
     rows, new = list(there), []
     total = len(there) + len(todo)
@@ -161,7 +227,7 @@ def _run_study(todo: Sequence[Job], there: Sequence[Row], folder: Path, workers:
 
         if live is not None:
             live.update(shown_now())
-        run_jobs(todo, folder, workers, on_row)
+        run_jobs(todo, folder, workers, on_row, do)
 
 
 def _left(new: Sequence[Row], count: int, workers: int) -> str:
@@ -169,7 +235,7 @@ def _left(new: Sequence[Row], count: int, workers: int) -> str:
     return duration(sum(row.wall for row in new) / len(new) * (count - len(new)) / workers) if new else "?"
 
 
-def _cell(rows: Sequence[Row], todo: Sequence[Job], arm: str, scene: str, metric: str) -> str:
+def _cell(rows: Sequence[Row], todo: Sequence[AnyJob], arm: str, scene: str, metric: str) -> str:
     """'3/5  21.34': runs that have ended, and the mean of the headline metric so far."""
     ended = [row for row in rows if (row.arm, row.scene) == (arm, scene)]
     waiting = {job.key for job in todo if (job.arm, job.scene) == (arm, scene)} - {row.key for row in ended}

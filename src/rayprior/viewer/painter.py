@@ -19,6 +19,7 @@ from rayprior.rendering.rendering import Rendering
 from rayprior.scenes.cameras import Cameras
 from rayprior.scenes.rays import Rays
 from rayprior.scenes.scene import Scene
+from rayprior.training.refining import Refined
 
 Layer = Literal["colour", "depth", "opacity", "entropy", "uncertainty"]
 CHUNK = 4096  # rays between two questions whether the picture is still wanted
@@ -90,7 +91,8 @@ class Painter:
     """Paints views of one model. `rate` is its measured speed, pixels a second, from which sizes follow."""
 
     def __init__(self, model: Renders, scene: Scene, clock: Callable[[], float] = time.perf_counter) -> None:
-        self.model = model
+        self.refined = model if isinstance(model, Refined) else None
+        self.model = model.model if isinstance(model, Refined) else model
         self.scene = on_background(scene, None)
         self.to_shown = shown_axes(scene)
         self.rate = FIRST_RATE
@@ -127,6 +129,9 @@ class Painter:
         hidden = torch.where(opacity > SURFACE, distance, torch.inf)
         depth = hidden * cameras.axis_cosine(torch.zeros(len(pixel), dtype=torch.long), pixel).float()
         width, height = size
+        if look.layer == "colour" and self.refined is not None:
+            picture = value.view(1, height, width, 3).movedim(3, 1).to(self.refined.device).clamp(0, 1)
+            value = self.refined.refined(picture).cpu().movedim(1, 3).reshape(-1, 3)
         span = Span.of(distance[meets], opacity[meets]) if look.layer == "depth" and len(meets) else Span(1.0, 2.0)
         rgb = _colours(value, opacity, look.layer, span).reshape(height, width, 3)
         seconds = self._clock() - begun

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rayprior.errors import UserError
 from rayprior.evaluation.pictures import Renders
 from rayprior.kernels.threads import set_threads
 from rayprior.scenes.open import load_scene
 from rayprior.scenes.scene import Scene
 from rayprior.training.fit import cores, device_named
 from rayprior.training.loop import Progress
+from rayprior.training.refining import RefinerRun
 from rayprior.training.run import Run, is_run
 from rayprior.training.tasks import scene_for
 from rayprior.viewer.page import PORT, Page
@@ -25,11 +27,14 @@ def view(
     target: str,
     *,
     port: int = PORT,
+    refiner: Path | None = None,
     threads: int | None = None,
     device: str = "auto",
     say: Callable[[str], None] = _print,
 ) -> None:
     """Show a run's field with its capture, or a capture alone, until Ctrl-C. `say` is told the page's address.
+
+    refiner  of the run: its colours are shown instead of the field's
 
     UserError for what is neither, a run without a checkpoint, viser missing, a port that is taken.
     """
@@ -38,8 +43,11 @@ def view(
         run = Run.open(Path(target))
         model = run.model.to(device_named(device))
         scene = scene_for(run.recipe, run.reopen())
+        of = None if refiner is None else RefinerRun.open(refiner, run).at_any_size(scene)
         page = Page(scene, port=port, folder=run.path, about=str(run.path))
-        page.show(model)
+        page.show(model if of is None else of)
+    elif refiner is not None:
+        raise UserError(f"--refiner {refiner}: {target} is a capture, and a refiner is of a run; leave it out")
     else:
         page = Page(load_scene(target), port=port)
     say(f"{page.url}  (Ctrl-C ends it)")

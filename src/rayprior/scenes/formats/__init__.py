@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rayprior.scenes.description import Description
-from rayprior.scenes.formats import blender, bop, colmap, dtu, llff, nerfstudio, rgbd, strecha
+from rayprior.scenes.formats import blender, bop, colmap, dtu, family, llff, nerfstudio, rgbd, strecha
 
 
 class Format(NamedTuple):
@@ -31,5 +31,6 @@ FORMATS: dict[str, Format] = {
     "rgbd": Format("frame-*.pose.txt", rgbd.present, rgbd.describe_rgbd),
     "bop": Format("BOP's " + bop.CAMERAS, bop.present, bop.describe_bop),
     "strecha": Format("Strecha's *.camera", strecha.present, strecha.describe_strecha),
+    "family": Format("a family's " + family.FILE, family.present, family.describe_family),
     "npz": Format("a .npz with images, poses and focal", blender.present_npz, blender.describe_npz),
 }
