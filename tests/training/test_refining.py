@@ -16,6 +16,7 @@ from rayprior.fields.mlp import Mlp
 from rayprior.networks.refiner import Residual, Synthesis
 from rayprior.priors import Photometric
 from rayprior.rendering.model import Model
+from rayprior.rendering.refined import Refined, coarser, picture_size
 from rayprior.rendering.samplers import Uniform
 from rayprior.scenes.scene import Pictures, Scene
 from rayprior.training.budget import Budget
@@ -23,12 +24,9 @@ from rayprior.training.recipe import Recipe
 from rayprior.training.refining import (
     REFINERS,
     Pairs,
-    Refined,
     RefinerRun,
     Refining,
     TrainRefiner,
-    coarser,
-    picture_size,
     refine,
     settled,
     with_value,

@@ -18,11 +18,12 @@ from rayprior.evaluation.pictures import Renders, Span, on_background, render_ca
 from rayprior.evaluation.report import write_report
 from rayprior.evaluation.trajectories import camera_path, resized
 from rayprior.kernels.threads import set_threads
+from rayprior.rendering.refined import Refined
 from rayprior.scenes.scene import Scene
 from rayprior.training.fit import cores, device_named
 from rayprior.training.recipe import Expects, Recipe
 from rayprior.training.recipe_json import recipe_to_plain
-from rayprior.training.refining import Refined, RefinerRun
+from rayprior.training.refining import RefinerRun
 from rayprior.training.run import Run
 from rayprior.training.tasks import scene_for
 from rayprior.verbs.measure_family import evaluate_family_run, network

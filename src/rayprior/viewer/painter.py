@@ -15,11 +15,11 @@ from torch import Tensor
 
 from rayprior.evaluation.pictures import Renders, Span, on_background, ramp, to_bytes
 from rayprior.maths.space import Box, Similarity
+from rayprior.rendering.refined import Refined
 from rayprior.rendering.rendering import Rendering
 from rayprior.scenes.cameras import Cameras
 from rayprior.scenes.rays import Rays
 from rayprior.scenes.scene import Scene
-from rayprior.training.refining import Refined
 
 Layer = Literal["colour", "depth", "opacity", "entropy", "uncertainty"]
 CHUNK = 4096  # rays between two questions whether the picture is still wanted
