@@ -301,7 +301,7 @@ def test_parameters_are_those_of_the_field():
 def test_a_budget_that_one_kind_cannot_keep():
     """Adaptive normalisation pays 2 numbers for each latent one and each input of a layer."""
     with pytest.raises(
-        UserError, match=r"no width gives field.kind=ain the 118,\d+ parameters of field.kind=attention"
+        UserError, match=r"no width gives field.conditioning=ain the 118,\d+ parameters of field.conditioning=attention"
     ):
         equal_budget(SceneFunction(kind="attention", width=128), 1024)
 
@@ -312,7 +312,7 @@ def test_a_budget_that_one_kind_cannot_keep():
 @pytest.mark.parametrize(
     ("changes", "latent", "message"),
     [
-        ({"kind": "attentoin"}, 64, "field.kind is 'attentoin'; did you mean 'attention'?"),
+        ({"kind": "attentoin"}, 64, "field.conditioning is 'attentoin'; did you mean 'attention'?"),
         ({"depth": 1}, 64, "field.depth is 1; expected at least 2 layers"),
         ({"kind": "attention", "tokens": 60}, 60, "field.tokens is 60; expected a square number"),
         ({"kind": "attention"}, 100, "a latent of 100 numbers cannot be shared by field.tokens=64"),

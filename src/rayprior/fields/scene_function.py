@@ -55,7 +55,7 @@ class SceneFunction:
         evenly, heads that cannot share what is attended.
         """
         if self.kind not in KINDS:
-            raise UserError(f"field.kind is '{self.kind}'{did_you_mean(self.kind, KINDS)}")
+            raise UserError(f"field.conditioning is '{self.kind}'{did_you_mean(self.kind, KINDS)}")
         if self.depth < 2:
             raise UserError(f"field.depth is {self.depth}; expected at least 2 layers")
         if self.kind == "attention":
@@ -267,7 +267,7 @@ def equal_budget(config: SceneFunction, latent: int) -> dict[Kind, SceneFunction
         best = min((at(kind, low), at(kind, high)), key=lambda one: abs(parameters(one, latent) - wanted))
         if abs(parameters(best, latent) - wanted) > CLOSE * wanted:
             raise UserError(
-                f"no width gives field.kind={kind} the {wanted:,} parameters of field.kind={config.kind}, "
+                f"no width gives field.conditioning={kind} the {wanted:,} parameters of field.conditioning={config.kind}, "
                 f"field.width={config.width} with a latent of {latent} numbers (the nearest has "
                 f"{parameters(best, latent):,}); expected a wider field or a shorter latent"
             )
