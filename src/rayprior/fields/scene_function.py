@@ -267,9 +267,9 @@ def equal_budget(config: SceneFunction, latent: int) -> dict[Kind, SceneFunction
         best = min((at(kind, low), at(kind, high)), key=lambda one: abs(parameters(one, latent) - wanted))
         if abs(parameters(best, latent) - wanted) > CLOSE * wanted:
             raise UserError(
-                f"no width gives field.conditioning={kind} the {wanted:,} parameters of field.conditioning={config.kind}, "
-                f"field.width={config.width} with a latent of {latent} numbers (the nearest has "
-                f"{parameters(best, latent):,}); expected a wider field or a shorter latent"
+                f"no width gives field.conditioning={kind} the {wanted:,} parameters of "
+                f"field.conditioning={config.kind}, field.width={config.width} with a latent of {latent} "
+                f"numbers (the nearest has {parameters(best, latent):,}); expected a wider field or a shorter latent"
             )
         found[kind] = config if kind == config.kind else best
     return found
