@@ -32,6 +32,7 @@ from rayprior.study.family import FAMILY, ArmJob, FamilyStudy, FitJob, Fits
 from rayprior.study.family_fits import Fitted, fit_one, recipe_of_one, scene_of
 from rayprior.study.jobs import DEVICE, PREVIEWS, RUNS, ended, of_run, seconds_of_steps, trained_run
 from rayprior.study.rows import Row
+from rayprior.training.bill import rounded_duration
 from rayprior.training.budget import Budget
 from rayprior.training.fit import device_named, task_of
 from rayprior.training.recipe import Recipe
@@ -273,18 +274,12 @@ class FamilyBill:
             return f"runs: 0{there}"
         how = "of runs that have ended" if self.measured else "of a few steps"
         side = f"{self.workers} worker{'s' if self.workers > 1 else ''}"
-        each = ", ".join(f"{arm} {_duration(seconds)}" for arm, seconds in self.each.items())
+        each = ", ".join(f"{arm} {rounded_duration(seconds)}" for arm, seconds in self.each.items())
         trouble = "".join(f"\nwill fail: {trouble}" for trouble in self.troubles)
         return (
             f"runs: {self.runs}{there}\neach: {each} (by the time {how})\n"
-            f"time: about {_duration(self.seconds)} with {side}{trouble}"
+            f"time: about {rounded_duration(self.seconds)} with {side}{trouble}"
         )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def family_bill(

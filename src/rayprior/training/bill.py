@@ -71,7 +71,9 @@ class Bill:
         lines = [f"rays/step: {rays}", *(f"{name}: {said}" for name, said in self.said.items())]
         lines.append(f"samples/step: {samples:,} ({self.evaluations} a ray)")
         lines.append(f"memory: about {_size(self.peak)} ({parts})")
-        lines.append(f"time: {self.budget}" + ("" if self.seconds is None else f", about {_duration(self.seconds)}"))
+        lines.append(
+            f"time: {self.budget}" + ("" if self.seconds is None else f", about {rounded_duration(self.seconds)}")
+        )
         return "\n".join(lines)
 
 
@@ -305,7 +307,8 @@ def _size(count: int) -> str:
     return f"{count} B"
 
 
-def _duration(seconds: float) -> str:
+def rounded_duration(seconds: float) -> str:
+    """As a prediction is worth: 95 s, 12 min, 2.5 h."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"

@@ -63,9 +63,7 @@ def study(
         return
     plan = read_study(file, data)
     if seeds is not None:
-        if seeds < 1:
-            raise UserError(f"--seeds {seeds}: expected at least 1")
-        plan = replace(plan, seeds=tuple(range(seeds)))
+        plan = replace(plan, seeds=_first(seeds))
     if budget is not None:
         plan = replace(plan, steps=budget.steps, seconds=budget.seconds)
     selection = replace(selection, absent=_left_out(plan, selection, data))
@@ -107,10 +105,8 @@ def family_study(
     """The same of a study of families: arms first, then the fits of single scenes, which may start from them."""
     plan = read_family_study(file, data)
     if seeds is not None:
-        if seeds < 1:
-            raise UserError(f"--seeds {seeds}: expected at least 1")
         fits = plan.fits and replace(plan.fits, seeds=min(plan.fits.seeds, seeds))
-        plan = replace(plan, seeds=tuple(range(seeds)), fits=fits)
+        plan = replace(plan, seeds=_first(seeds), fits=fits)
     if budget is not None:
         if budget.steps is None:
             raise UserError("--seconds: arms of a study of families are compared after as many steps; use --steps")
@@ -182,6 +178,13 @@ def _left_out(plan: Study, selection: Selection, data: Path | None) -> tuple[str
         places = ", ".join(f"{name} ({plan.scenes[name].source})" for name in missed)
         console.print(f"left out, since they are not here: {places}; name the folder that has them with --data DIR")
     return absent
+
+
+def _first(seeds: int) -> tuple[int, ...]:
+    """So many seeds, from 0."""
+    if seeds < 1:
+        raise UserError(f"--seeds {seeds}: expected at least 1")
+    return tuple(range(seeds))
 
 
 def _workers(asked: int | None, threads: int) -> int:
