@@ -15,7 +15,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from rayprior.errors import UserError
@@ -415,6 +415,15 @@ class Scene:
         return self.truth(flat, torch.tensor(background).expand(len(flat), 3)).view(height, width, 3)
 
     # -- how pixels are drawn -----------------------------------------------------------------------------------------
+
+    def object_mask(self, index: int) -> Bool[Tensor, "h w"] | None:
+        """The pixels of a view that show the object: what its mask keeps, whatever the mask rule makes of the rest;
+        without masks what is opaque; None where nothing tells."""
+        if self.masks is not None:
+            return self.masks[index][:, :, 0]
+        if self.pictures.values.shape[1] == 4:
+            return self.pictures[index][:, :, 3] >= 128
+        return None
 
     @cached_property
     def _train_start(self) -> Int[Tensor, "t+1"]:

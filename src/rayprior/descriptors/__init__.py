@@ -1,0 +1,1 @@
+"""From views to matching pixels, and from matching pixels to what a descriptor network is judged by."""
