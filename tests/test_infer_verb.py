@@ -241,7 +241,7 @@ MISTAKES: dict[str, tuple[str, tuple[str, ...]]] = {
         "infer trained my-capture --views 1,2",
         ("one of its units is", "one of the family's 1;", "inspect"),
     ),
-    "another range": ("infer trained synthetic:shapes", ("its near is 1.34", "that of the family 0.1")),
+    "another range": ("infer trained synthetic:shapes", ("its near is 1.34", "that of the family 0.23")),
     "negative samples": ("infer trained rooms/8@0 --samples -1", ("--samples -1", "expected 0 or more")),
     "negative refinements": ("infer trained rooms/8@0 --refinements -1", ("--refinements -1", "0 or more")),
     "refinements that were not learned": ("infer trained rooms/8@0 --refinements 2", ("learned no refinement",)),

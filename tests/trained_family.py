@@ -21,12 +21,12 @@ from rayprior.rendering.inference import Inference
 from rayprior.scenes.family import open_family
 from rayprior.scenes.synthetic.making import FamilyPlan, make_family
 from rayprior.training.fit import fit
-from rayprior.training.recipe import Episodes, Photo, Recipe
+from rayprior.training.recipe import Adam, Episodes, Photo, Recipe
 
 SCENES, VIEWS, SIZE = 10, 5, 16
 
 
-def tiny(refinements: int = 0, beta: float = 1.0) -> Recipe:
+def tiny(refinements: int = 0, beta: float = 1.0, lr: float = 4e-4) -> Recipe:
     """nerf-vae with a thousandth of its work."""
     return replace(
         nerf_vae,
@@ -37,6 +37,7 @@ def tiny(refinements: int = 0, beta: float = 1.0) -> Recipe:
         episodes=Episodes(scenes=2, context=2, targets=2),
         photo=Photo(rays=16),
         terms={**nerf_vae.terms, "latent_kl": LatentKL(weight=beta)},
+        optimiser=Adam(lr=lr),
         steps=4,
     )
 
@@ -52,9 +53,9 @@ def family_folder() -> Path:
 
 
 @cache
-def family_run(refinements: int = 0, beta: float = 1.0) -> Path:
+def family_run(refinements: int = 0, beta: float = 1.0, lr: float = 4e-4) -> Path:
     """A run of a few steps."""
     set_threads(1)
-    out = family_folder().parent / f"run-{refinements}-{beta:g}"
-    fit(tiny(refinements, beta), open_family(family_folder()), out=out, threads=1, device="cpu")
+    out = family_folder().parent / f"run-{refinements}-{beta:g}-{lr:g}"
+    fit(tiny(refinements, beta, lr), open_family(family_folder()), out=out, threads=1, device="cpu")
     return out

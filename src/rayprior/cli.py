@@ -276,6 +276,7 @@ def evaluate(
     lpips: Literal["auto", "alex", "vgg", "none"] = "auto",
     depth: Folder = None,
     refiner: Annotated[Path | None, option("RUN2")] = None,
+    flicker: Flag = False,
     threads: Threads = None,
     device: Annotated[str, arg(metavar="D")] = "auto",
 ) -> None:
@@ -285,12 +286,13 @@ def evaluate(
         lpips: network; auto leaves it out where its weights are not on this machine
         depth: folder of depth maps to measure distances against, instead of those that the run was opened with
         refiner: measure the pictures of this refiner of the run instead: RUN2/eval/STEP/metrics.json
+        flicker: also render a short film, and measure how much colours on surfaces change along it
         threads: of the kernels and of torch
         device: auto, cpu, cuda or cuda:N
     """
     from rayprior.verbs.measure import evaluate_run
 
-    evaluate_run(run, lpips, threads, device, depth, refiner)
+    evaluate_run(run, lpips, threads, device, depth, refiner, flicker)
 
 
 @app.command
@@ -447,6 +449,7 @@ def view(
     target: Positional[Annotated[str, arg(metavar="RUN|SCENE", help="the folder of a run, or a capture")]],
     port: Annotated[int, arg(metavar="P")] = 8080,
     refiner: Annotated[Path | None, option("RUN2")] = None,
+    describer: Annotated[Path | None, option("DESCRIBER")] = None,
     threads: Threads = None,
     device: Annotated[str, arg(metavar="D")] = "auto",
 ) -> None:
@@ -455,12 +458,13 @@ def view(
     Args:
         port: of the page
         refiner: show colours as this refiner of the run makes them
+        describer: find a point that is picked again in the view, as a heat map of its descriptor
         threads: of the kernels and of torch
         device: auto, cpu, cuda or cuda:N
     """
     from rayprior.viewer.view import view as show
 
-    show(target, port=port, refiner=refiner, threads=threads, device=device)
+    show(target, port=port, refiner=refiner, describer=describer, threads=threads, device=device)
 
 
 @app.command
@@ -714,6 +718,311 @@ def refine(
     budget = None if steps is None and seconds is None else Budget(steps, seconds)
     refine_run(
         run, out, recipe, set, budget, scale=scale, shuffled=shuffled, seed=seed, threads=threads, device=device
+    )  # fmt: skip
+
+
+describe = tyro.extras.SubcommandApp()
+DescriberArg = Annotated[Path, arg(metavar="DESCRIBER", help="the folder of a describer")]
+PixelArg = Annotated[str, arg(metavar="U,V", help="a pixel of PICTURE, column and row from 0")]
+
+
+@describe.command(name="train")
+def describe_train(
+    targets: Positional[Annotated[tuple[str, ...], arg(metavar="RUN|SCENE ...", help="runs, or captures")]],
+    labels: Annotated[str | None, option("SOURCE", "of a run draw")] = None,
+    pairs: Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="FILE")] = (),
+    out: Annotated[Path | None, option("DIR", "runs/SCENE-describer-DATE-TIME")] = None,
+    recipe: Annotated[str, arg(metavar="describer|dense-object-nets")] = "describer",
+    dimension: Annotated[int | None, option("D", "3")] = None,
+    mode: Literal["single", "class", "instance"] = "single",
+    steps: Annotated[int | None, option("N", "the recipe's")] = None,
+    seconds: Annotated[float | None, option("S")] = None,
+    set: Settings = (),
+    count: Annotated[int | None, option("N", "100000")] = None,
+    cycle: Annotated[float | None, option("PX", "none")] = None,
+    seed: Annotated[int | None, option("K", "0")] = None,
+    threads: Threads = None,
+    device: Annotated[str, arg(metavar="D")] = "auto",
+) -> None:
+    """Train descriptors of a run's or a capture's object. With --out the same command goes on after a stop.
+
+    Args:
+        labels: who says which pixels match: of a run its field, raw-mean, mean, median, mode, draw, draw-left or
+            distribution; of a run or a capture exact, depth, stereo, points or homography
+        pairs: pairs of pixels from a file that `rayprior correspond` wrote, instead of labels; one for each target
+        out: the describer's folder
+        recipe: describer: small, for CPUs; dense-object-nets: ResNet34, as published, for GPUs
+        dimension: numbers of a descriptor
+        mode: single: one object; class: several of one kind; instance: several, to be told apart
+        steps: budget in steps
+        seconds: budget in seconds of the training loop, instead of steps
+        set: change a value by its path, lr=1e-3 or net.width=24; may be given many times
+        count: pairs of pixels drawn from each target
+        cycle: keep a label only if the way back ends this near to where it began
+        seed: of everything random
+        threads: of the kernels and of torch
+        device: auto, cpu, cuda or cuda:N
+    """
+    from rayprior.training.budget import Budget
+    from rayprior.verbs.describe import train as verb
+
+    budget = None if steps is None and seconds is None else Budget(steps, seconds)
+    verb(
+        targets, labels, pairs, out, recipe=recipe, dimension=dimension, mode=mode, settings=set, count=count,
+        cycle=cycle, budget=budget, seed=seed, threads=threads, device=device,
+    )  # fmt: skip
+
+
+@describe.command(name="eval")
+def describe_eval(
+    describer: Positional[DescriberArg],
+    target: Positional[Annotated[str | None, option("RUN|SCENE", "what it was trained on")]] = None,
+    labels: Annotated[str | None, option("exact|depth|points", "the best there is")] = None,
+    pairs: Annotated[Path | None, option("FILE")] = None,
+    views: Annotated[str | None, option("A,B,...", "the held-out ones")] = None,
+    count: Annotated[int | None, option("N", "2000")] = None,
+    seed: Annotated[int, arg(metavar="K")] = 0,
+    sift: Flag = False,
+    out: Annotated[Path | None, option("FILE", "DESCRIBER/eval/STEP/metrics.json")] = None,
+    threads: Threads = None,
+    device: Annotated[str, arg(metavar="D")] = "auto",
+) -> None:
+    """Measure a describer on pairs of pixels whose match is known: AEPE, PCK, errors in space; in the mask as well.
+
+    Args:
+        target: the capture to measure on, or a run of it
+        labels: what is taken for the truth
+        pairs: labelled pairs from a file, instead of labels
+        views: between which pairs are drawn, by name, or by the number that their names end in
+        count: pairs of pixels that are drawn
+        seed: of what is drawn
+        sift: also measure the cheap rival, SIFT at every pixel
+        out: where metrics.json is written
+        threads: of the kernels and of torch
+        device: auto, cpu, cuda or cuda:N
+    """
+    from rayprior.verbs.describe import evaluate as verb
+
+    verb(
+        describer, target, labels, pairs, views, count=count, seed=seed, sift=sift, out=out, threads=threads,
+        device=device,
+    )  # fmt: skip
+
+
+@describe.command(name="match")
+def describe_match(
+    describer: Positional[DescriberArg],
+    picture: Positional[Annotated[str, arg(metavar="PICTURE", help="a file, or with --scene the name of a view")]],
+    pixel: Positional[PixelArg],
+    others: Positional[Annotated[tuple[str, ...], arg(metavar="PICTURE ...", help="where it is sought")]],
+    scene: Annotated[str | None, option("RUN|SCENE")] = None,
+    out: Annotated[Path | None, option("DIR", "DESCRIBER/match")] = None,
+    threads: Threads = None,
+) -> None:
+    """Find a pixel of one picture in others: the best match, the distance of its descriptor, and a heat map each.
+
+    Args:
+        scene: a capture whose views may be named
+        out: where heat maps and match.json are written
+        threads: of the kernels and of torch
+    """
+    from rayprior.verbs.keypoints import match as verb
+
+    verb(describer, picture, pixel, others, scene, out, threads)
+
+
+@describe.command(name="track")
+def describe_track(
+    describer: Positional[DescriberArg],
+    picture: Positional[Annotated[str, arg(metavar="PICTURE", help="a file")]],
+    pixel: Positional[PixelArg],
+    where: Positional[Annotated[Path, arg(metavar="FOLDER|FILM", help="pictures, or a film, to follow it through")]],
+    out: Annotated[Path | None, option("DIR", "DESCRIBER/track")] = None,
+    frames: Annotated[int | None, option("N", "60")] = None,
+    threads: Threads = None,
+) -> None:
+    """Follow a pixel of one picture through a folder of pictures or a film: JSON, a film, and a sheet.
+
+    Args:
+        out: where track.json, track.webp and track.png are written
+        frames: of a film, the sharpest of so many stretches
+        threads: of the kernels and of torch
+    """
+    from rayprior.verbs.keypoints import track as verb
+
+    verb(describer, picture, pixel, where, out, frames, threads)
+
+
+@describe.command(name="keypoint")
+def describe_keypoint(
+    describer: Positional[DescriberArg],
+    scene: Annotated[str, arg(metavar="RUN|SCENE")],
+    views: Annotated[str, arg(metavar="A[,B,...]")],
+    at: Annotated[str, arg(metavar="PICTURE:U,V")],
+    out: Annotated[Path | None, option("FILE", "printed")] = None,
+    hand_eye: Annotated[Path | None, option("FILE")] = None,
+    metres: Flag = False,
+    scale: Annotated[float | None, option("X")] = None,
+    threads: Threads = None,
+    device: Annotated[str, arg(metavar="D")] = "auto",
+) -> None:
+    """Tell where in space a pixel's point is, and the surface's normal, as JSON for a robot.
+
+    Args:
+        scene: the capture that the views are of, or a run of it
+        views: in which it is sought: two or more, or one whose depth a map or the run knows
+        at: the pixel, in a view or in a picture file
+        out: where the JSON is written
+        hand_eye: JSON of a 4x4 transform from the axes of the first view's camera to the robot's, in metres
+        metres: refuse rather than answer in the capture's own unit
+        scale: metres in one unit of the capture, where its format does not say
+        threads: of the kernels and of torch
+        device: auto, cpu, cuda or cuda:N
+    """
+    from rayprior.verbs.keypoints import keypoint as verb
+
+    verb(
+        describer, scene, views, at, out=out, hand_eye=hand_eye, metres=metres, scale=scale, threads=threads,
+        device=device,
+    )  # fmt: skip
+
+
+@describe.command(name="export")
+def describe_export(
+    describer: Positional[DescriberArg],
+    onnx: Annotated[Path, arg(metavar="FILE.onnx")],
+) -> None:
+    """Write a describer's network as an ONNX file, checked to give the same descriptors (extra: masks).
+
+    Args:
+        onnx: the file
+    """
+    from rayprior.verbs.describe import export as verb
+
+    verb(describer, onnx)
+
+
+@describe.command(name="page")
+def describe_page(
+    describer: Positional[DescriberArg],
+    targets: Positional[Annotated[tuple[str, ...], arg(metavar="RUN|SCENE|PICTURES ...", help="what to look at")]],
+    out: Annotated[Path, arg(metavar="FILE.html")],
+    views: Annotated[str | None, option("A,B,...")] = None,
+    count: Annotated[int | None, option("N", "12")] = None,
+    side: Annotated[int | None, option("PX", "256")] = None,
+    threads: Threads = None,
+) -> None:
+    """Write a page in which a mouse over one picture shows the heat map of that pixel in all others; works offline.
+
+    Args:
+        out: the page
+        views: of a capture, by name, or by the number that their names end in
+        count: pictures, spread over all that there are
+        side: descriptors along the longer side of a picture, at most
+        threads: of the kernels and of torch
+    """
+    from rayprior.verbs.describe_pages import describe_page as verb
+
+    verb(describer, targets, out, views=views, count=count, side=side, threads=threads)
+
+
+@describe.command(name="rays")
+def describe_rays(
+    run: Positional[Annotated[str, arg(metavar="RUN", help="the folder of a run")]],
+    out: Annotated[Path, arg(metavar="FILE.html")],
+    views: Annotated[str | None, option("A,B,...")] = None,
+    count: Annotated[int | None, option("N", "6")] = None,
+    every: Annotated[int | None, option("PX", "as fine as the page has room for")] = None,
+    seed: Annotated[int, arg(metavar="K")] = 0,
+    threads: Threads = None,
+    device: Annotated[str, arg(metavar="D")] = "auto",
+) -> None:
+    """Write a page in which a mouse over one picture shows where all samples of that pixel's ray lie in the others.
+
+    Args:
+        out: the page
+        views: by name, or by the number that their names end in
+        count: views, spread over all that there are
+        every: pixels from one ray to the next
+        seed: of what is drawn
+        threads: of the kernels and of torch
+        device: auto, cpu, cuda or cuda:N
+    """
+    from rayprior.verbs.describe_pages import describe_rays as verb
+
+    verb(run, out, views=views, count=count, every=every, seed=seed, threads=threads, device=device)
+
+
+@describe.command(name="pictures")
+def describe_pictures(
+    describer: Positional[DescriberArg],
+    targets: Positional[Annotated[tuple[str, ...], arg(metavar="RUN|SCENE|PICTURES ...", help="what to look at")]],
+    out: Annotated[Path, arg(metavar="DIR")],
+    views: Annotated[str | None, option("A,B,...")] = None,
+    count: Annotated[int | None, option("N", "12")] = None,
+    path: Annotated[str | None, option("orbit|train|test|...|FILE")] = None,
+    frames: Annotated[int | None, option("N", "60, or as many as the path has")] = None,
+    colouring: Annotated[Path | None, option("FILE", "from the pictures")] = None,
+    scores: Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="FILE")] = (),
+    threads: Threads = None,
+    device: Annotated[str, arg(metavar="D")] = "auto",
+) -> None:
+    """Show descriptors as colours, clusters of them, and curves of their errors: pictures, a film, a page.
+
+    Args:
+        out: where to write
+        views: of a capture, by name, or by the number that their names end in
+        count: pictures, spread over all that there are
+        path: the film shows a run along this path instead of the pictures
+        frames: of the path
+        colouring: colouring.json of other pictures, for the same colours
+        scores: metrics.json of `describe eval`, for the curves; may be given many times
+        threads: of the kernels and of torch
+        device: auto, cpu, cuda or cuda:N
+    """
+    from rayprior.verbs.describe_pages import describe_pictures as verb
+
+    verb(
+        describer, targets, out, views=views, count=count, path=path, frames=frames, colouring=colouring,
+        scores=scores, threads=threads, device=device,
+    )  # fmt: skip
+
+
+app.command(describe, name="describe", help="Descriptors of a pixel: train, measure, match, track, place in space.")
+
+
+@app.command
+def correspond(
+    run: Positional[RunArg],
+    out: Annotated[Path, arg(metavar="DIR")],
+    views: Annotated[str | None, option("A,B,...", "the training views")] = None,
+    labels: Annotated[str, arg(metavar="SOURCE")] = "draw",
+    cycle: Annotated[str, arg(metavar="PX|none")] = "2",
+    count: Annotated[int, arg(metavar="N")] = 100_000,
+    form: Annotated[str, arg(metavar="json|original")] = "json",
+    seed: Annotated[int, arg(metavar="K")] = 0,
+    threads: Threads = None,
+    device: Annotated[str, arg(metavar="D")] = "auto",
+) -> None:
+    """Write pairs of matching pixels of a run's views, and what they are worth where the truth is known.
+
+    Args:
+        out: where to write; an empty or a new folder
+        views: between which, by name, or by the number that their names end in
+        labels: who says which pixels match: the field by raw-mean, mean, median, mode, draw, draw-left or
+            distribution of where rays end; or exact, depth, stereo, points, homography
+        cycle: keep a pair only if the way back ends this near to where it began
+        count: source pixels with a match
+        form: original: also the folders of NeRF-Supervision's own training, large
+        seed: of what is drawn
+        threads: of the kernels and of torch
+        device: auto, cpu, cuda or cuda:N
+    """
+    from rayprior.verbs.correspond import correspond as verb
+
+    verb(
+        run, out, views=views, labels=labels, cycle=cycle, count=count, form=form, seed=seed, threads=threads,
+        device=device,
     )  # fmt: skip
 
 

@@ -10,13 +10,14 @@ import pytest
 
 from rayprior.errors import UserError
 from rayprior.study.rows import Row
-from rayprior.study.spec import Claim
+from rayprior.study.spec import Claim, Guard
 from rayprior.study.statistics import (
     Interval,
     bootstrap,
     collapse_rate,
     direction,
     effects,
+    matched,
     mean_and_spread,
     paired,
     reached_at,
@@ -305,3 +306,110 @@ def test_an_arm_that_did_not_run_is_said_once():
     pairs = paired([row("a", seed=seed, psnr=20.0) for seed in range(5)], "b", "a", "psnr")
     assert pairs.unpaired == ("b: no run",)
     assert not pairs.values
+
+
+# -- at the same PSNR --------------------------------------------------------------------------------------------------
+
+MEASURES = ("swd", "gradient_histogram", "kid_random")
+
+
+def curved(psnr: float, swd: float, seeds: int = 6, noise: float = 0.0) -> list[Row]:
+    """A control at 25 dB and .50, sharpened to 24 dB and .40, to 23 dB and .45; an arm somewhere."""
+    rows = []
+    for seed in range(seeds):
+        rows += [
+            row("control", seed=seed, psnr=25.0, swd=0.50),
+            row("sharp", seed=seed, psnr=24.0, swd=0.40),
+            row("sharper", seed=seed, psnr=23.0, swd=0.45),
+            row("arm", seed=seed, psnr=psnr, swd=swd + noise * seed),
+        ]
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("psnr", "reached"),
+    [
+        (26.0, 0.50),  # above all of the curve: its highest PSNR
+        (25.0, 0.495),  # the same PSNR is 0.05 dB wide
+        (24.55, 0.45),  # half way
+        (24.05, 0.40),
+        (23.2, 0.40),  # what is reached above counts: the curve need not trade on
+        (22.96, 0.40),
+    ],
+)
+def test_what_a_curve_reaches_at_an_arms_psnr(psnr: float, reached: float):
+    found = matched(curved(psnr, 0.3), "arm", ("control", "sharp", "sharper"), "swd")
+    assert found.values["a"][0] == pytest.approx(0.3 - reached)
+    assert found.reference["a"][0] == pytest.approx(reached)
+    assert not found.unpaired
+
+
+def test_below_the_curve_there_is_no_pair():
+    found = matched(curved(22.9, 0.3, seeds=1), "arm", ("control", "sharp", "sharper"), "swd")
+    assert found.values == {}
+    assert found.unpaired == ("arm on a, seed 0: 22.90 dB, and the curve ends at 23.00",)
+
+
+def test_a_run_that_the_curve_lacks_is_told():
+    rows = [one for one in curved(24.0, 0.3, seeds=2) if (one.arm, one.seed) != ("sharp", 1)]
+    found = matched(rows, "arm", ("control", "sharp", "sharper"), "swd")
+    assert list(found.values["a"]) == [0]
+    assert found.unpaired == ("sharp on a, seed 1: no row",)
+    assert matched(rows, "nobody", ("control",), "swd").unpaired == ("nobody: no run",)
+
+
+def test_a_claim_is_not_won_by_what_sharpening_gives_too():
+    claim = Claim("", "arm", "control", metric="swd", curve=("sharp", "sharper"))
+    assert verdict(replace(claim, curve=()), curved(24.0, 0.42)).shown  # better than the control as it is
+    judged = verdict(claim, curved(24.0, 0.42))
+    assert not judged.shown
+    assert judged.gain.mean == pytest.approx(-0.02)
+    assert verdict(claim, curved(24.0, 0.38)).shown
+
+
+def three(swd: float, histogram: float, kid: float, noise: float = 0.0) -> list[Row]:
+    """Gains of an arm in the three measures; of the last one only in every second seed."""
+    rows = []
+    for seed in range(8):
+        rows.append(row("control", seed=seed, psnr=20.0, swd=1.0, gradient_histogram=1.0, kid_random=1.0, ssim=0.5))
+        numbers = {"swd": 1 - swd, "gradient_histogram": 1 - histogram, "kid_random": 1 - kid * (-1) ** seed}
+        rows.append(row("arm", seed=seed, psnr=20.0 - noise * (seed % 2), ssim=0.5, **numbers))
+    return rows
+
+
+def test_so_many_of_several_metrics():
+    claim = Claim("", "arm", "control", metrics=MEASURES, metrics_at_least=2)
+    judged = verdict(claim, three(0.2, 0.1, 0.3))
+    assert judged.shown
+    assert (judged.metric, judged.gain.mean) == ("swd", pytest.approx(0.2))
+    assert {name: gain.mean for name, gain in judged.others.items()} == pytest.approx(
+        {"gradient_histogram": 0.1, "kid_random": 0.0}
+    )
+    all_of_them = verdict(replace(claim, metrics_at_least=None), three(0.2, 0.1, 0.3))
+    assert all_of_them.reasons == ("2 of 3 metrics, and 3 were asked for (kid_random: the interval holds 0)",)
+    one = verdict(claim, three(0.2, -0.1, 0.3))
+    assert not one.shown
+    assert one.reasons[0].startswith(
+        "1 of 3 metrics, and 2 were asked for (gradient_histogram: the interval is on the w"
+    )
+    assert verdict(replace(claim, at_least=0.15), three(0.2, 0.1, 0.3)).shown is False  # each has to pass it
+
+
+@pytest.mark.parametrize(("noise", "shown"), [(0.0, True), (0.2, True), (0.5, False)])
+def test_a_guard_allows_a_margin_with_all_of_its_interval(noise: float, shown: bool):
+    """Half of the seeds lose `noise` dB: the lower end of the interval, not the mean, has to stay above -0.3."""
+    claim = Claim("", "arm", "control", metrics=MEASURES[:2], guards=(Guard("psnr", 0.3),))
+    judged = verdict(claim, three(0.2, 0.1, 0.0, noise))
+    assert judged.guards["psnr"].mean == pytest.approx(-noise / 2)
+    assert judged.shown == shown
+    if not shown:
+        assert judged.reasons[0].startswith("psnr may be worse by 0.")
+        assert judged.reasons[0].endswith(", and 0.3 is allowed")
+
+
+def test_a_guard_may_be_a_share_of_the_control():
+    claim = Claim("", "arm", "control", metrics=("swd",), guards=(Guard("gradient_histogram", 0.1, relative=True),))
+    assert verdict(claim, three(0.2, -0.09, 0.0)).shown
+    assert not verdict(claim, three(0.2, -0.11, 0.0)).shown
+    lacking = verdict(replace(claim, guards=(Guard("lpips", 0.1),)), three(0.2, 0.1, 0.0))
+    assert lacking.reasons == ("lpips: fewer than two pairs, so how much worse it may be cannot be said",)

@@ -400,7 +400,7 @@ def reading_note(path: str | Path, photos: Photos, out: Path) -> str:
     if not photos.scene:
         return f"to take them along: rayprior capture {path} --masks {out}"
     found, _ = describe(path)
-    listed = found.masks or (None,) * len(found.names)
+    listed = found.mask_files
     there = [(out / f"{name}.png").resolve() for name in photos.names]
     count = sum(mask is not None and mask.resolve() == file for mask, file in zip(listed, there))
     if count:

@@ -98,8 +98,9 @@ def write_scene_folder(
     if points is not None:
         write_points(out / "points.ply", points.position, points.rgb)
     files = [photo for photo in description.photos if isinstance(photo, Path)]
+    masks = description.mask_files if description.masks else None
     write_transforms(
-        out / "transforms.json", description.names, files, cameras, masks=description.masks,
+        out / "transforms.json", description.names, files, cameras, masks=masks,
         points_file=None if points is None else "points.ply",
     )  # fmt: skip
     keypoints = find_keypoints(points, cameras, range(len(cameras)), lambda camera, pixel, distance: {})

@@ -5,6 +5,7 @@ from rayprior.priors.code_size import CodeSize
 from rayprior.priors.depth import Depth
 from rayprior.priors.distortion import Distortion
 from rayprior.priors.entropy import Entropy
+from rayprior.priors.follow import Follow
 from rayprior.priors.free_space import FreeSpace
 from rayprior.priors.information_gain import InformationGain
 from rayprior.priors.latent import LatentKL, SceneLikelihood
@@ -31,6 +32,7 @@ TERMS: dict[str, type[Term]] = {
     "patches": Patches,
     "perceptual": Perceptual,
     "adversarial": Adversarial,
+    "follow": Follow,
     "scene_likelihood": SceneLikelihood,
     "latent_kl": LatentKL,
 }
@@ -43,6 +45,7 @@ __all__ = [
     "Depth",
     "Distortion",
     "Entropy",
+    "Follow",
     "FreeSpace",
     "Heteroscedastic",
     "InformationGain",

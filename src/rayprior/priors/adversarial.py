@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 from jaxtyping import Float
@@ -23,6 +24,7 @@ from rayprior.networks.critic import Critic, Kind, critic_loss, opponent_loss, r
 from rayprior.priors.patches import ask, decided, pictures_of, said_of
 from rayprior.priors.term import Adversary, Term
 from rayprior.rendering.rendering import Rendering
+from rayprior.scenes.open import load_scene
 from rayprior.scenes.rays import Query
 from rayprior.scenes.scene import Scene
 
@@ -40,6 +42,7 @@ class Adversarial(Adversary):
                0: none
     r1_every   so many steps lie between two such penalties, which are multiplied by it
     optimiser, lr  of the critic: rmsprop, or adam with betas (0, 0.99)
+    foreign    a control: the critic's photographs are the training views of this other scene, SCENE as `train` has it
 
     What masks leave out is grey in photograph and rendering alike.
     """
@@ -56,6 +59,7 @@ class Adversarial(Adversary):
     r1: float | Schedule = 3.2
     r1_every: int = 1
     optimiser: Literal["rmsprop", "adam"] = "rmsprop"
+    foreign: str | None = None
 
     def settled(self, scene: Scene, terms: Mapping[str, Term]) -> Adversarial:
         if not isinstance(self.r1, Schedule) and self.r1 < 0:
@@ -69,10 +73,22 @@ class Adversarial(Adversary):
             )
         Critic(self.network, self.tile)  # refuses a tile that it does not take
         patches, patch, dilation = decided("adversarial", self, scene, terms, self.tile)
+        if self.foreign is not None:
+            if self.of is not None:
+                raise UserError(
+                    f"prior 'adversarial': of={self.of} and foreign={self.foreign}: whose photographs are another"
+                    " scene's asks for patches itself; leave `of` out here, and share them the other way round, as in"
+                    " --prior patches:of=adversarial"
+                )
+            _opened(self.foreign).check_patch(patch, dilation)
         return replace(self, patches=patches, patch=patch, dilation=dilation)
 
     def query(self, scene: Scene, generator: Generator) -> Query | None:
-        return ask(self, scene, generator)
+        question = ask(self, scene, generator)
+        if question is None or self.foreign is None or self.patch is None:
+            return question
+        other = _opened(self.foreign).patch_rays(self.patches, self.patch, self.dilation, generator)
+        return replace(question, known={**question.known, "real": other.known["rgb"]})
 
     @property
     def judges(self) -> str:
@@ -81,6 +97,7 @@ class Adversarial(Adversary):
     @property
     def said(self) -> str | None:
         about = f"a {self.network} critic of tiles of {self.tile}x{self.tile} px"
+        about += "" if self.foreign is None else f", told that photographs of {self.foreign} are real: a control"
         asked = said_of(self)
         return about if asked is None else f"{asked}, {about}"
 
@@ -101,7 +118,7 @@ class Adversarial(Adversary):
         if weight == 0:
             return None
         assert self.patch is not None, "settled before training"
-        photographed = pictures_of(known["rgb"], known, self.patch)[1]
+        photographed = pictures_of(known["rgb"], _real(known), self.patch)[1]
         return weight * r1(critic, scaled(tiles_of(photographed, self.tile)))
 
     @property
@@ -116,8 +133,18 @@ class Adversarial(Adversary):
     def _tiles(self, seen: Rendering, known: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Tiles of renderings and of photographs, (tiles, 3, tile, tile), in [-1, 1]."""
         assert self.patch is not None, "settled before training"
-        rendered, photographed = pictures_of(seen.rgb, known, self.patch)
+        rendered, photographed = pictures_of(seen.rgb, _real(known), self.patch)
         return scaled(tiles_of(rendered, self.tile)), scaled(tiles_of(photographed, self.tile))
+
+
+def _real(known: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """What is known, with the colours that the critic is told are a photograph's."""
+    return {**known, "rgb": known["real"]} if "real" in known else known
+
+
+@lru_cache(maxsize=2)
+def _opened(scene: str) -> Scene:
+    return load_scene(scene)
 
 
 def scaled(pictures: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:

@@ -59,7 +59,7 @@ class Description:
     photos      files, or arrays (h, w, 3|4) uint8 where the format holds the pixels itself
     cameras     for pictures of the declared size; pictures of another size by one common factor rescale them
     lists       the capture's own splits by frame name: 'train', 'val', 'test'
-    masks       a file for each frame (None: no mask for it); white = keep
+    masks       for each frame a file (None: no mask for it; white = keep), or an array (h, w) bool, True = keep
     bounds      (near, far), distances in the capture's unit, where the files state them
     box         what encloses the object, in the capture's unit, where the format fixes it
     similarity  input -> working units, where the format fixes it; None: focus at the origin, mean distance 1
@@ -74,7 +74,7 @@ class Description:
     photos: tuple[Path | np.ndarray, ...]
     cameras: Cameras
     lists: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    masks: tuple[Path | None, ...] | None = None
+    masks: tuple[Path | np.ndarray | None, ...] | None = None
     depths: DepthMaps | None = None
     points: Points | None = None
     bounds: tuple[float, float] | None = None
@@ -83,3 +83,9 @@ class Description:
     background: tuple[float, float, float] | None = None
     forward_facing: bool = False
     notes: tuple[str, ...] = ()
+
+    @property
+    def mask_files(self) -> tuple[Path | None, ...]:
+        """For each frame the file of its mask, None where it has none."""
+        listed = self.masks or (None,) * len(self.names)
+        return tuple(mask if isinstance(mask, Path) else None for mask in listed)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def load_scene(
     downscale: int = 1,
     near: float | None = None,
     far: float | None = None,
-    masks: MaskRule = "ignore",
+    masks: MaskRule | None = None,
     background: Background | Mapping[str, Any] | None = None,
     skip_missing: bool = False,
     depth: str | Path | None = None,
@@ -68,7 +69,8 @@ def load_scene(
     downscale      whole factor by which pictures are made smaller (area average)
     near, far      distances in the capture's unit, instead of the stated or found ones
     masks          'ignore': masked-out pixels are neither drawn nor scored; 'background': they are known background;
-                   'score': they are drawn as any others, and not scored
+                   'score': they are drawn as any others, and not scored; None: 'score' for the embedded objects, whose
+                   masks tell the object alone, else 'ignore'
     background     instead of what the pictures tell; as a mapping {'kind': ..., 'colour': ...} where it comes from JSON
     skip_missing   go on without listed photos that do not exist; their number is in the notes
     depth          a folder of depth maps, instead of those beside the pictures: see `formats/depth.py`
@@ -76,6 +78,8 @@ def load_scene(
 
     Raises UserError, one message with file, value, expectation and next step, for whatever the user can mend.
     """
+    usual: MaskRule = "score" if str(path).startswith(EMBEDDED) else "ignore"
+    masks = masks or usual
     given = {
         "format": format,
         "split": split,
@@ -85,7 +89,7 @@ def load_scene(
         "downscale": None if downscale == 1 else downscale,
         "near": near,
         "far": far,
-        "masks": None if masks == "ignore" else masks,
+        "masks": None if masks == usual else masks,
         "background": asdict(background) if isinstance(background, Background) else background,
         "skip_missing": skip_missing or None,
         "depth": None if depth is None else str(Path(depth).absolute()),
@@ -198,10 +202,15 @@ def open_cameras(path: str | Path, *, format: str | None = None, downscale: int 
     return description, replace(cameras, c2w=place(description).similarity.poses(cameras.c2w))
 
 
+@lru_cache(maxsize=2)  # a study opens the same one for every run
+def _photographed(make: Callable[[str], Scene], name: str) -> Scene:
+    return make(name)
+
+
 def _describe_embedded(name: str) -> Description:
     """An embedded scene as a capture: its pictures, exact distances and lists, in units of its own."""
-    scene = synthetic_scene(name)
-    pictures, depth, split = scene.pictures, scene.depth, scene.split
+    scene = _photographed(synthetic_scene, name)
+    pictures, masks, depth, split = scene.pictures, scene.masks, scene.depth, scene.split
     lists = {"train": split.train, "val": split.val, "test": split.test}
     maps = None
     if depth is not None:
@@ -213,6 +222,7 @@ def _describe_embedded(name: str) -> Description:
         photos=tuple(pictures[i].numpy() for i in range(len(scene))),
         cameras=scene.cameras,
         lists={key: tuple(scene.names[i] for i in views) for key, views in lists.items()},
+        masks=None if masks is None else tuple(masks[i][:, :, 0].numpy() for i in range(len(scene))),
         depths=maps,
         points=scene.points,
         bounds=(scene.bounds.near, scene.bounds.far),

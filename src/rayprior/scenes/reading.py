@@ -54,7 +54,9 @@ def read_photographs(description: Description, downscale: int = 1, mask_rule: Ma
         raise UserError(f"--downscale {downscale}: expected a whole number of at least 1")
     masks = description.masks or (None,) * len(description.names)
 
-    def read(frame: tuple[Path | np.ndarray, Path | None]) -> tuple[tuple[int, int], np.ndarray, np.ndarray | None]:
+    def read(
+        frame: tuple[Path | np.ndarray, Path | np.ndarray | None],
+    ) -> tuple[tuple[int, int], np.ndarray, np.ndarray | None]:
         return _read_frame(*frame, downscale=downscale, mask_rule=mask_rule)
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoders work outside Python's lock
@@ -77,7 +79,7 @@ def _joined(arrays: list[np.ndarray]) -> Pictures:
 
 
 def _read_frame(
-    photo: Path | np.ndarray, mask_file: Path | None, *, downscale: int, mask_rule: MaskRule
+    photo: Path | np.ndarray, mask_file: Path | np.ndarray | None, *, downscale: int, mask_rule: MaskRule
 ) -> tuple[tuple[int, int], UInt8[np.ndarray, "h w c"], Bool[np.ndarray, "h w"] | None]:
     """(size before downscaling, picture, mask). With rule 'background' the mask has become alpha."""
     picture = read_photo(photo) if isinstance(photo, Path) else photo

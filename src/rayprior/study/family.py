@@ -76,13 +76,14 @@ class FamilyArm:
     """A recipe for families as it would be typed. steps: None: the study's; decisive: else it runs with --all."""
 
     recipe: str
+    prior: tuple[str, ...] = ()
     set: tuple[str, ...] = ()
     steps: int | None = None
     decisive: bool = False
 
     def chosen(self) -> Recipe:
         """The recipe, not yet settled. UserError for whatever in it does not exist, and for one of a single scene."""
-        recipe = recipe_from(self.recipe, settings=self.set)
+        recipe = recipe_from(self.recipe, priors=self.prior, settings=self.set)
         if recipe.episodes is None:
             raise UserError(f"recipe '{recipe.name}' fits one scene; expected one of families, such as nerf-vae")
         return recipe

@@ -8,13 +8,14 @@ of `statistics.bootstrap`; 'shown' takes five pairs at least and an interval on 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import nan, sqrt
 from typing import Any
 
 import numpy as np
 
 from rayprior.evaluation.uncertainty import INTERVALS
+from rayprior.study.findings import Finding
 from rayprior.study.rows import Row
 from rayprior.study.statistics import LEAST_PAIRS, Interval, Values, bootstrap, mean_and_spread
 
@@ -101,22 +102,6 @@ CLAIMS: dict[type, str] = {
     Worth: "worth",
     Lower: "lower",
 }
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A claim and what became of it. said: its sentence; gains: the intervals that decide, by name, positive where the
-    claim holds; reasons: why it is not shown."""
-
-    text: str
-    shown: bool
-    said: str
-    gains: Mapping[str, Interval] = field(default_factory=dict)
-    reasons: tuple[str, ...] = ()
-
-    @property
-    def word(self) -> str:
-        return "shown" if self.shown else "not shown"
 
 
 def judge(claim: FamilyClaim, rows: Sequence[Row]) -> Finding:

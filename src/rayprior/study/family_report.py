@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from html import escape
 from math import isfinite, sqrt
 from pathlib import Path
@@ -20,7 +19,6 @@ from rayprior.study.family import FamilyStudy
 from rayprior.study.family_claims import (
     FIT_KINDS,
     SANITY,
-    Finding,
     combined,
     judge,
     level,
@@ -29,6 +27,15 @@ from rayprior.study.family_claims import (
     values,
 )
 from rayprior.study.family_work import read_pictures
+from rayprior.study.findings import (
+    Table,
+    as_markdown,
+    as_text,
+    as_values,
+    claims_section,
+    failed_section,
+    table_section,
+)
 from rayprior.study.jobs import PREVIEWS
 from rayprior.study.rows import Row
 from rayprior.study.statistics import Values, bootstrap
@@ -43,8 +50,6 @@ FIT_NAMES = {"scratch": "fit of each scene", "entropy": "fit, with entropy", "st
 MAGNIFIED = 4  # pictures are small
 GRID_WIDTH = 128
 
-Table = tuple[str, list[str], list[list[str]]]  # title, heads, rows
-
 
 def write_family_study(
     folder: Path, study: FamilyStudy, rows: Sequence[Row], say: Callable[[str], None] = print
@@ -55,27 +60,20 @@ def write_family_study(
     findings = [judge(claim, rows) for claim in study.claims]
     tables = [table for table in (_by_views(rows), _by_shift(rows), _gap(rows)) if table[2]]
     failed = [f"failed: {row.key}: {row.error}" for row in rows if not row.done]
-    write_text(folder / "table.md", _markdown(study, findings, tables, failed))
-    summary = {
-        "name": study.name,
-        "rule": RULE,
-        "findings": [{**asdict(found), "verdict": found.word} for found in findings],
-        "tables": [{"title": title, "heads": heads, "rows": lines} for title, heads, lines in tables],
-        "notes": failed,
-    }
-    write_json(folder / "summary.json", strict(summary))
+    write_text(folder / "table.md", as_markdown(study.name, study.about, findings, tables, failed, RULE))
+    write_json(folder / "summary.json", strict(as_values(study.name, findings, tables, failed, RULE)))
     path = folder / "report.html"
     sections = [
         _head(study, rows),
-        _findings(findings),
-        *(_html(table) for table in tables),
+        claims_section(findings),
+        *(table_section(table) for table in tables),
         _charts(study, rows),
         _pictures(folder, study, rows),
-        _notes(failed),
+        failed_section(failed),
         f'<section><h2>Protocol</h2><p class="soft">{escape(RULE)}</p>{pairs(_protocol(rows))}</section>',
     ]
     write_page(path, study.name, [section for section in sections if section])
-    say(_text(findings, tables))
+    say(as_text(findings, tables[:1]))
     return path
 
 
@@ -140,32 +138,6 @@ def _number(found: Values) -> str:
     return f"{mean:.4f}" if isfinite(mean) else ""
 
 
-def _markdown(study: FamilyStudy, findings: Sequence[Finding], tables: Sequence[Table], notes: Sequence[str]) -> str:
-    parts = [f"# {study.name}", study.about]
-    if findings:
-        parts.append("\n".join(f"- **{found.word}**: {found.text}. {_said(found)}" for found in findings))
-    for title, heads, lines in tables:
-        cells = [heads, ["---"] * len(heads), *lines]
-        parts.append(f"## {title}\n" + "\n".join(f"| {' | '.join(row)} |" for row in cells))
-    if notes:
-        parts.append("\n".join(f"- {note}" for note in notes))
-    return "\n\n".join([*filter(None, parts), RULE]) + "\n"
-
-
-def _said(found: Finding) -> str:
-    return f"{found.said}{' Why not: ' if found.reasons else ''}{'; '.join(found.reasons)}{'.' * bool(found.reasons)}"
-
-
-def _text(findings: Sequence[Finding], tables: Sequence[Table]) -> str:
-    parts = []
-    for title, heads, lines in tables[:1]:
-        widths = [max(len(row[i]) for row in (heads, *lines)) for i in range(len(heads))]
-        shown = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in (heads, *lines))
-        parts.append(title + "\n" + "\n".join(shown))
-    parts += [f"{found.word}: {found.text}\n  {_said(found)}" for found in findings]
-    return "\n\n".join(parts)
-
-
 # -- the page ----------------------------------------------------------------------------------------------------------
 
 
@@ -183,26 +155,6 @@ def _head(study: FamilyStudy, rows: Sequence[Row]) -> str:
         "machine": next((str(row.machine.get("processor", "")) for row in done if row.machine), ""),
     }
     return header(study.name, study.about, "", {key: fact for key, fact in facts.items() if fact})
-
-
-def _findings(findings: Sequence[Finding]) -> str:
-    if not findings:
-        return ""
-    items = "".join(
-        f'<dt><b>{found.word}</b></dt><dd>{escape(found.text)}<br><span class="soft">{escape(_said(found))}</span></dd>'
-        for found in findings
-    )
-    return f'<section><h2>Claims</h2><dl class="protocol">{items}</dl></section>'
-
-
-def _html(table: Table) -> str:
-    title, heads, lines = table
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in heads)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in lines)
-    return (
-        f'<section><h2>{escape(title)}</h2><div class="table"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div></section>"
-    )
 
 
 def _charts(study: FamilyStudy, rows: Sequence[Row]) -> str:
@@ -294,11 +246,6 @@ def _grid(title: str, heads: Sequence[str], lines: Sequence[Line]) -> str:
             cells += "<div></div>" if large is None else img(large, f"{title}: {name}", GRID_WIDTH)
     widths = f"grid-template-columns:{GRID_WIDTH}px repeat({columns}, minmax(0, {GRID_WIDTH}px))"
     return f'<h3>{escape(title)}</h3><div class="views" style="{widths}">{cells}</div>'
-
-
-def _notes(notes: Sequence[str]) -> str:
-    items = "".join(f"<li>{escape(note)}</li>" for note in notes)
-    return f"<section><h2>Failed</h2><ul>{items}</ul></section>" if notes else ""
 
 
 def _protocol(rows: Sequence[Row]) -> dict[str, object]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 from rayprior.evaluation.export import Frame, in_rows, labelled, shown, write_film
-from rayprior.evaluation.pictures import Span, render_camera
+from rayprior.evaluation.pictures import Renders, Span, render_camera
 from rayprior.evaluation.trajectories import camera_path, resized
 from rayprior.scenes.cameras import Cameras
 from rayprior.scenes.scene import Scene
 from rayprior.study.rows import Row
+from rayprior.study.second_stage import REFINERS
+from rayprior.training.refining import ABOUT, RefinerRun
 from rayprior.training.run import Run, is_run, load_run
 from rayprior.training.tasks import scene_for
 
@@ -26,20 +28,21 @@ def write_comparison(folder: Path, rows: Sequence[Row]) -> tuple[Path | None, st
 
     Returns the WebP's path, or None, and a sentence: what it shows, what it leaves out, or why there is none.
     """
-    chosen = _chosen(rows)
+    chosen = _chosen([row for row in rows if "sharpened" not in row.protocol])
     runs = {row.arm: folder / row.run for row in chosen if row.run and is_run(folder / row.run)}
     if not runs:
         return None, "no film: the folders of the runs are not there"
     left_out = [row.arm for row in chosen if row.arm not in runs] + list(runs)[MOST_ARMS:]
     opened = {arm: load_run(path) for arm, path in list(runs.items())[:MOST_ARMS]}
     scenes = {arm: _scene(run) for arm, run in opened.items()}
+    models = {row.arm: _model(folder, row, opened[row.arm], scenes) for row in chosen if row.arm in opened}
     first = next(iter(scenes.values()))
     path = _path(first)
     begun = time.perf_counter()
-    _frame(opened, scenes, first, path, 0)
+    _frame(models, scenes, first, path, 0)
     count = max(FEWEST_FRAMES, min(FRAMES, int(SECONDS / max(time.perf_counter() - begun, 1e-9))))
     picked = [i * len(path) // count for i in range(count)]
-    frames = [_frame(opened, scenes, first, path, i) for i in picked]
+    frames = [_frame(models, scenes, first, path, i) for i in picked]
     target, fps = folder / "comparison.webp", 20 * count / FRAMES
     write_film(target, frames, "webp", fps)
     if find_spec("av") is not None:
@@ -65,6 +68,12 @@ def _scene(run: Run) -> Scene:
     return scene_for(run.recipe, run.reopen())
 
 
+def _model(folder: Path, row: Row, run: Run, scenes: Mapping[str, Scene]) -> Renders:
+    """The run's, or what its refiner makes of it."""
+    refiner = folder / REFINERS / row.key
+    return RefinerRun.open(refiner, run).refined(scenes[row.arm]) if (refiner / ABOUT).is_file() else run.model
+
+
 def _path(scene: Scene) -> Cameras:
     width, height = scene.pictures.size[scene.split.train[0]].tolist()
     share = min(1.0, WIDTH / width)
@@ -72,13 +81,15 @@ def _path(scene: Scene) -> Cameras:
     return resized(cameras, (round(width * share), round(height * share)))
 
 
-def _frame(opened: dict[str, Run], scenes: dict[str, Scene], first: Scene, path: Cameras, index: int) -> Frame:
+def _frame(
+    models: Mapping[str, Renders], scenes: Mapping[str, Scene], first: Scene, path: Cameras, index: int
+) -> Frame:
     """All arms at one place of the path, which is in the first scene's working units."""
     frames = []
-    for arm, run in opened.items():
+    for arm, model in models.items():
         scene = scenes[arm]
         poses = scene.similarity.poses(first.similarity.inverse().poses(path.c2w[index : index + 1]))
-        picture = render_camera(run.model, scene, replace(path[[index]], c2w=poses), 0)
+        picture = render_camera(model, scene, replace(path[[index]], c2w=poses), 0)
         frame = shown(picture, "rgb", Span(1.0, 2.0))
         enlarged = -(-NARROWEST // frame.shape[1])  # tiny pictures by whole pixels, so that names fit above them
         frames.append(labelled(frame.repeat(enlarged, axis=0).repeat(enlarged, axis=1), arm))

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -39,7 +39,8 @@ from rayprior.scenes.open import load_scene
 from rayprior.scenes.scene import Scene
 from rayprior.study.previews import write_preview
 from rayprior.study.rows import DIRECTION, Row, append_row, read_rows
-from rayprior.study.spec import NO_DEGRADATION, ArmSpec, Study
+from rayprior.study.second_stage import DEVICE, REFINERS, fit_codes, followed_run, probed, shown
+from rayprior.study.spec import NO_DEGRADATION, ArmSpec, Refine, Study
 from rayprior.study.statistics import value
 from rayprior.training.bill import bill
 from rayprior.training.budget import Budget
@@ -47,6 +48,8 @@ from rayprior.training.fit import cores, device_named, fit, go_on
 from rayprior.training.loop import Task
 from rayprior.training.recipe import Recipe
 from rayprior.training.recipe_json import read_json, recipe_hash
+from rayprior.training.refining import KINDS as REFINER_KINDS
+from rayprior.training.refining import Pairs, TrainRefiner, settled
 from rayprior.training.run import Run, is_run
 from rayprior.training.settle import settle
 from rayprior.training.tasks import FitScene, scene_for
@@ -56,7 +59,6 @@ CURVE_VIEWS = 4  # on how many views a test curve is scored
 KEPT_SCENES = 4  # opened scenes that a worker keeps
 FIRST_GUESS = 10.0  # seconds of a job beside its training, until the first row tells
 PROBE_STEPS = 4
-DEVICE = "cpu"  # many small trainings side by side, one thread each
 ORPHAN_SECONDS = 30.0  # in which a worker without its parent must have saved
 
 
@@ -97,6 +99,12 @@ class Job:
     lpips: bool = False
     halves: bool = False
     measures: tuple[str, ...] = ()
+    field: str = ""
+
+    @property
+    def run(self) -> str:
+        """The folder in which its field is trained: its own, or that of an arm that has the same field."""
+        return self.field or self.key
 
 
 @dataclass(frozen=True)
@@ -128,7 +136,8 @@ def sweep_jobs(study: Study, selection: Selection = Selection()) -> tuple[Job, .
     arm = study.arms[study.sweep.arm]
     chosen = study.sweep.scenes or arm.scenes or selected_scenes(study, Selection())
     scenes = [name for name in chosen if name not in selection.absent]
-    return _product(study, study.candidates, scenes, tuple(study.degradations)[:1], "val")
+    few = replace(study, seeds=study.sweep.seeds or study.seeds)
+    return _product(few, study.candidates, scenes, tuple(study.degradations)[:1], "val")
 
 
 def needs_sweep(study: Study, selection: Selection) -> bool:
@@ -165,8 +174,13 @@ def _product(
     views: Literal["test", "val"],
 ) -> tuple[Job, ...]:
     recipes, halves = {name: arm.chosen() for name, arm in arms.items()}, study.halves
-    claimed = [metric for claim in study.claims for metric in (claim.metric, *claim.not_worse)]
-    measures = tuple(name for name in ALL_MEASURES if name in (*study.metrics, *claimed))
+    wanted = {*study.metrics, *(metric for claim in study.claims for metric in claim.named)}
+    if study.sweep is not None and study.sweep.metric is not None:
+        wanted.add(study.sweep.metric)
+    measures = tuple(name for name in ALL_MEASURES if name in wanted)
+    first: dict[str, str] = {}  # of all arms with the same field
+    for name, arm in study.arms.items():
+        first.setdefault(_of_field(arm), name)
     found = []
     for scene, degradation, seed, (name, arm) in product(scenes, degradations, study.seeds, arms.items()):
         if arm.scenes and scene not in arm.scenes:
@@ -191,8 +205,22 @@ def _product(
             halves=halves,
             measures=measures,
         )
-        found.append(replace(job, key=_key(job, study.scenes[scene].path, recipe_hash(recipe))))
+        path, digest = study.scenes[scene].path, recipe_hash(recipe)
+        bare, owner = replace(arm, refine=None, sharpen=0.0), first.get(_of_field(arm), name)
+        if study.sweep is not None and views == "val":  # what is chosen need not be trained again
+            owner = study.sweep.arm
+        field = (
+            ""
+            if arm == bare and views == "test"
+            else _key(replace(job, spec=bare, arm=owner, views="test"), path, digest)
+        )
+        found.append(replace(job, key=_key(job, path, digest), field=field))
     return tuple(found)
+
+
+def _of_field(arm: ArmSpec) -> str:
+    """What decides an arm's field, but for scene, seed and budget."""
+    return dumps(to_plain([recipe_hash(arm.chosen()), arm.degrade, arm.follow]), sort_keys=True)
 
 
 def _options(study: Study, scene: str, degradation: str, seed: int, arm: ArmSpec) -> dict[str, Any]:
@@ -207,6 +235,9 @@ def _key(job: Job, path: str, recipe: str) -> str:
     """A folder's name that people can read, and a digest of all that decides the training and its scores."""
     how = [job.seed, job.budget, job.threads, job.views, job.snapshots, job.lpips, *(["halves"] if job.halves else [])]
     how.extend(job.measures)
+    for name, refine in (("refine", job.spec.refine), ("follow", job.spec.follow)):
+        how.extend([] if refine is None else [name, to_plain(refine.chosen(), REFINER_KINDS)])
+    how.extend(["sharpen", job.spec.sharpen] if job.spec.sharpen else [])
     digest = sha256(dumps(to_plain([recipe, path, job.options, how]), sort_keys=True).encode()).hexdigest()[:8]
     parts = [job.scene, *([job.degradation] if job.degradation != NO_DEGRADATION else []), job.arm, f"seed{job.seed}"]
     return "--".join(map(slug, [*parts, digest]))
@@ -231,7 +262,7 @@ def run_job(job: Job, folder: Path) -> Row:
         seed=job.seed,
         views=job.views,
         status="failed",
-        run=f"{RUNS}/{job.key}",
+        run=f"{RUNS}/{job.run}",
     )
     return ended(row, lambda row: _trained(job, folder, row))
 
@@ -254,22 +285,30 @@ def _trained(job: Job, folder: Path, row: Row) -> Row:
     """The row of a job that ended well."""
     scene = _opened(job)
     views = _scored_views(job, scene)
-    run = trained_run(
-        folder / row.run, job.spec.chosen(), scene, job.budget, job.seed, job.threads, snapshots=job.snapshots
-    )
+    run = _field(job, folder / row.run, scene)
     scene = scene_for(run.recipe, scene)
+    pictures = shown(job.spec, run, scene, folder / REFINERS / job.key)
+    if job.halves and pictures.model is not run.model:
+        fit_codes(run, scene, views)
     lpips = "auto" if job.lpips else "none"
-    scores = evaluate(run.model, scene, views, lpips=lpips, halves=job.halves, measures=job.measures, keep=1)
+    scores = evaluate(pictures.model, scene, views, lpips=lpips, halves=job.halves, measures=job.measures, keep=1)
     write_preview(folder / PREVIEWS / job.key, scores.kept[0], scores.unit)
     return replace(
         of_run(row, run),
         status="done",
         metrics=strict(scores.mean | _of_codes(run.model, scene, views, job)),
         per_view=tuple(strict(scores.views)),
-        protocol=strict(scores.protocol),
+        protocol=strict(scores.protocol | pictures.protocol),
+        refining=round(pictures.refining, 3),
         samples_per_ray=bill(run.recipe, scene, job.budget).evaluations,
         test_curve=_test_curve(run, scene, views, job.halves),
     )
+
+
+def _field(job: Job, path: Path, scene: Scene) -> Run:
+    if job.spec.follow is not None:
+        return followed_run(path, job.spec, scene, job.budget, job.seed, job.threads, job.snapshots)
+    return trained_run(path, job.spec.chosen(), scene, job.budget, job.seed, job.threads, snapshots=job.snapshots)
 
 
 def of_run(row: Row, run: Run) -> Row:
@@ -401,6 +440,7 @@ def run_jobs(
     do: Callable[[J, Path], Row] = run_job,
 ) -> None:
     """Run jobs in `workers` processes that stay, and append each one's row as it ends. `do` is a module's function.
+    Jobs with one field wait for each other: the first trains it.
 
     KeyboardInterrupt after an interrupt: what trains is saved, what has ended is kept. UserError where a worker was
     killed, by the system for want of memory in most cases.
@@ -412,11 +452,18 @@ def run_jobs(
     with _threads_of_children(todo[0].threads):
         pool = ProcessPoolExecutor(workers, context, _start_worker, (stop, todo[0].threads))
         try:
-            for future in as_completed([pool.submit(_work, do, job, folder) for job in todo]):
-                row = future.result()
-                append_row(folder, row)
-                on_row(row)
-                ended += 1
+            waiting: dict[str, list[J]] = {}
+            for job in todo:
+                waiting.setdefault(getattr(job, "run", job.key), []).append(job)
+            running = {pool.submit(_work, do, same.pop(0), folder): same for same in waiting.values()}
+            while running:
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    same, row = running.pop(future), future.result()
+                    if same:
+                        running[pool.submit(_work, do, same.pop(0), folder)] = same
+                    append_row(folder, row)
+                    on_row(row)
+                    ended += 1
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"with {ended} of {len(todo)} runs done; the same command goes on with the others ({folder})"
@@ -475,10 +522,10 @@ def _end_with_parent(stop: Event) -> None:
 
 
 def choice(study: Study, swept: Sequence[Job], rows: Sequence[Row]) -> tuple[str, ...]:
-    """The settings of the candidate that is best in the headline metric: the mean over the sweep's jobs, all scored on
+    """The settings of the candidate that is best in the sweep's metric: the mean over the sweep's jobs, all scored on
     validation views. A candidate with a failed or missing run is not chosen; UserError where none is whole."""
     assert study.sweep is not None
-    metric, by_key = study.metrics[0], {row.key: row for row in rows}
+    metric, by_key = study.sweep.metric or study.metrics[0], {row.key: row for row in rows}
     means = {}
     for settings, name in zip(study.sweep.settings(), study.candidates):
         found = [by_key.get(job.key) for job in swept if job.arm == name]
@@ -530,29 +577,48 @@ def study_bill(todo: Sequence[Job], there: Sequence[Row], workers: int) -> Study
     """The runs and the predicted time. Budgets in steps need a speed: that of rows, else of a few steps taken now, one
     probe an arm."""
     ended = [row for row in there if row.done]
-    beside = fmean(max(0.0, row.wall - row.seconds) for row in ended) if ended else FIRST_GUESS
+    own = [row for row in ended if not row.run or row.run == f"{RUNS}/{row.key}"]  # of others the field was there
+    alone = [row.wall - row.seconds - row.refining for row in own]
+    beside = fmean(max(0.0, each) for each in alone) if alone else FIRST_GUESS
     pace = {row.arm: row.seconds / max(row.steps, 1) for row in ended}
-    total, troubles = 0.0, []
+    refining = {row.arm: row.refining for row in ended}
+    total, troubles, trained = 0.0, [], {row.run for row in ended}
     for job in todo:
-        if job.budget.seconds is not None:
-            total += job.budget.seconds + beside
-            continue
-        if job.arm not in pace:
-            try:
+        total += beside
+        try:
+            if job.arm not in refining:
+                refining[job.arm] = sum(
+                    seconds_of_refining(job, how) for how in (job.spec.refine, job.spec.follow) if how is not None
+                )
+            total += refining[job.arm]
+            if f"{RUNS}/{job.run}" in trained:  # an arm before it has the same field
+                continue
+            trained.add(f"{RUNS}/{job.run}")
+            if job.budget.seconds is None and job.arm not in pace:
                 pace[job.arm] = seconds_a_step(job)
-            except UserError as error:  # it will say so in its row; the others go on
-                pace[job.arm] = 0.0
-                troubles.append(f"{job.arm} on {job.scene}: {error}")
-        total += job.budget.amount * pace[job.arm] + beside
+        except UserError as error:  # it will say so in its row; the others go on
+            pace[job.arm], refining[job.arm] = 0.0, 0.0
+            troubles.append(f"{job.arm} on {job.scene}: {error}")
+        total += job.budget.seconds or job.budget.amount * pace[job.arm]
     return StudyBill(len(todo), len(there), workers, total / workers, beside, bool(ended), tuple(troubles))
 
 
 def seconds_a_step(job: Job) -> float:
     """Measured on a few steps, in this process. UserError where they cannot be taken."""
     scene = _opened(job)
-    recipe = settle(job.spec.chosen(), scene)
+    recipe = settle(probed(job.spec), scene)
     set_threads(job.threads, kernels_only=isinstance(recipe.field, Grid))
     return seconds_of_steps(FitScene(recipe, scene, job.seed, device_named(DEVICE)))
+
+
+def seconds_of_refining(job: Job, how: Refine) -> float:
+    """Of all steps of a refiner, measured on a few. UserError where they cannot be taken."""
+    scene = _opened(job)
+    refining = settled(how.chosen(), scene)
+    set_threads(job.threads)
+    photographs = tuple((255 * scene.picture(view)).byte().movedim(2, 0) for view in scene.split.train)
+    task = TrainRefiner(refining, Pairs(photographs, photographs), job.seed, device_named(DEVICE))
+    return refining.steps * seconds_of_steps(task)
 
 
 def seconds_of_steps(task: Task) -> float:

@@ -106,12 +106,13 @@ def _claims(summary: Summary) -> str:
         why = f" {escape('; '.join(judged.reasons))}." if judged.reasons else ""
         guards = "".join(f" {escape(m)} {escape(with_interval(m, gap))}." for m, gap in judged.guards.items())
         note = f" Not worse in:{guards}" if guards else ""
+        others = "".join(f" {escape(m)}: {escape(with_interval(m, gap))}." for m, gap in judged.others.items())
         least = f" of at least {judged.minimum:.3g}" if judged.minimum else ""
         items.append(
             f"<dt><b>{escape(judged.word)}</b></dt><dd>{escape(judged.text)}<br>"
             f'<span class="soft">{escape(judged.metric)}: gain{least} asked, '
             f"{escape(with_interval(judged.metric, judged.gain))} found over {judged.gain.pairs} pairs."
-            f"{why}{note}</span></dd>"
+            f"{others}{why}{note}</span></dd>"
         )
     return f'<section><h2>Claims</h2><dl class="protocol">{"".join(items)}</dl></section>'
 

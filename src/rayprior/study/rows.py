@@ -56,13 +56,14 @@ class Row:
     per_view    {"name": ..., "psnr": ..., ...}, in the scene's order
     protocol    how the numbers were made (evaluation.evaluate)
     seconds     of the training loop alone; wall: of the whole job, with loading, saving and measuring
+    refining    seconds that a refiner was trained beside
     steps       taken
     photo_rays  photographed rays trained; rays: all, with those that terms asked for
     peak_mb     the process's peak of memory during this job, in 10^6 bytes
     samples_per_ray  evaluations of the field along a training ray
     curve       (seconds, step, PSNR of the training rays), from the log
     test_curve  (share of the budget, PSNR on a few scored views), where the study asks for it
-    run         the run's folder, relative to the study's; recipe_hash that of its recipe
+    run         the folder of its field's run, relative to the study's; recipe_hash that of its recipe
     started     when, ISO 8601; machine: processor, cores, threads, versions
     """
 
@@ -80,6 +81,7 @@ class Row:
     protocol: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     wall: float = 0.0
+    refining: float = 0.0
     steps: int = 0
     photo_rays: int = 0
     rays: int = 0

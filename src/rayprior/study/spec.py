@@ -20,13 +20,16 @@ import torch
 from rayprior.errors import UserError, did_you_mean
 from rayprior.methods import Quality, recipe_from
 from rayprior.plain import Reader
+from rayprior.priors.follow import Follow
 from rayprior.scenes.degrade import Degradation
 from rayprior.scenes.open import EMBEDDED, load_scene
 from rayprior.study.rows import DIRECTION
 from rayprior.training.budget import Budget
 from rayprior.training.recipe import Recipe
+from rayprior.training.refining import REFINERS, Refining, with_value
 
 NO_DEGRADATION = "none"
+FOLLOW = "follow"  # the term that an arm needs to follow its refiner
 PHOTOMETRIC = "photometric"  # the one term that an ablation keeps: without it there is nothing to fit
 SCENE_OPTIONS = frozenset(inspect.signature(load_scene).parameters) - {"path", "degrade"}
 
@@ -42,6 +45,25 @@ class SceneSpec:
 
 
 @dataclass(frozen=True)
+class Refine:
+    """A refiner of an arm's field, as it would be typed after `rayprior refine`. steps of None: the refiner's own."""
+
+    recipe: str = "refiner"
+    steps: int | None = None
+    set: tuple[str, ...] = ()
+    shuffled: bool = False
+
+    def chosen(self) -> Refining:
+        """What is trained. UserError for whatever in it does not exist."""
+        if self.recipe not in REFINERS:
+            raise UserError(f"no refiner named '{self.recipe}'{did_you_mean(self.recipe, REFINERS)}")
+        refining = REFINERS[self.recipe]
+        for setting in self.set:
+            refining = with_value(refining, setting)
+        return replace(refining, steps=self.steps or refining.steps, shuffled=self.shuffled)
+
+
+@dataclass(frozen=True)
 class ArmSpec:
     """One method: a recipe as it would be typed.
 
@@ -52,6 +74,9 @@ class ArmSpec:
     degrade   options of scenes.degrade.Degradation beside those of the study's degradation, for this arm alone: a
               control whose data is wrong, paired with arms whose data is right
     factors   its corner of a factorial, {"guided": true, "soft": false}
+    refine    once its field is trained a refiner of it is, and refined pictures are scored
+    sharpen   pictures go through an unsharp mask of this amount before they are scored; 0: they do not
+    follow    after half of the steps a refiner of its field is trained, which the arm's term `follow` then follows
     """
 
     recipe: str
@@ -66,6 +91,9 @@ class ArmSpec:
     control: str | None = None
     degrade: Mapping[str, Any] = default(default_factory=dict)
     factors: Mapping[str, bool] = default(default_factory=dict)
+    refine: Refine | None = None
+    sharpen: float = 0.0
+    follow: Refine | None = None
 
     def chosen(self) -> Recipe:
         """The recipe, not yet settled by a scene. UserError for whatever in it does not exist."""
@@ -94,6 +122,9 @@ class Sweep:
     values  for each setting's path the values, or for 'random' also a range to draw from
     how     'grid': every combination; 'random': `draws` combinations, drawn by `seed`
     scenes  the choice is made on these; empty: on all of the arm's
+    seeds   and with these; empty: with all of the study's
+    metric  by the mean of this; None: the study's headline
+    also    arms that have the same settings, and get the same choice
     """
 
     arm: str
@@ -102,6 +133,9 @@ class Sweep:
     draws: int = 12
     seed: int = 0
     scenes: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    metric: str | None = None
+    also: tuple[str, ...] = ()
 
     def settings(self) -> tuple[tuple[str, ...], ...]:
         """Every combination, each as ("terms.entropy.weight=0.001", ...)."""
@@ -133,11 +167,25 @@ class Ablate:
 
 
 @dataclass(frozen=True)
+class Guard:
+    """A metric in which `better` may lose `margin` at most, with all of the interval; relative: a share of the mean of
+    `than`."""
+
+    metric: str
+    margin: float
+    relative: bool = False
+
+
+@dataclass(frozen=True)
 class Claim:
     """What a study is to show: `better` exceeds `than` in `metric` by `at_least` on average, beyond chance.
 
+    metrics      instead of `metric`: several, of which `metrics_at_least` have to be shown; None: all of them
+    curve        arms that with `than` are a curve of metric over PSNR, in this order; `better` is then compared with
+                 what the curve reaches at its own PSNR: see `statistics.matched`
     relative     `at_least` is a share of the mean of `than`: 0.1 = 10 %
     not_worse    metrics in which `better` may not lose
+    guards       metrics in which it may lose so much
     scenes       on these; empty: on all
     degradation  under this one; None: the mean over all of them
     """
@@ -146,11 +194,25 @@ class Claim:
     better: str
     than: str
     metric: str = "psnr"
+    metrics: tuple[str, ...] = ()
+    metrics_at_least: int | None = None
+    curve: tuple[str, ...] = ()
     at_least: float = 0.0
     relative: bool = False
     not_worse: tuple[str, ...] = ()
+    guards: tuple[Guard, ...] = ()
     scenes: tuple[str, ...] = ()
     degradation: str | None = None
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """The metrics that decide it."""
+        return self.metrics or (self.metric,)
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """All metrics that it needs."""
+        return (*self.judged, *self.not_worse, *(guard.metric for guard in self.guards))
 
 
 @dataclass(frozen=True)
@@ -203,8 +265,9 @@ class Study:
         return any(arm.chosen().codes.colours for arm in (*self.arms.values(), *self.candidates.values()))
 
     def is_swept(self, arm: str) -> bool:
-        """Whether the sweep decides settings of this arm: the swept one or an ablation of it."""
-        return self.sweep is not None and (arm == self.sweep.arm or arm.startswith(f"{self.sweep.arm} - "))
+        """Whether the sweep decides settings of this arm: the swept one, one that gets the same, or their ablations."""
+        swept = () if self.sweep is None else (self.sweep.arm, *self.sweep.also)
+        return any(arm == name or arm.startswith(f"{name} - ") for name in swept)
 
     def with_choice(self, settings: tuple[str, ...]) -> Study:
         """The study once its sweep is decided: the swept arm and its ablations have these settings."""
@@ -243,8 +306,10 @@ def read_study(path: str | Path, data: str | Path | None = None) -> Study:
     _check_numbers(study, where)
     study = _with_ablations(study, where)
     _check_claims(study, where)
-    for name, arm in {**study.arms, **study.candidates}.items():
-        _made(arm, where, name)
+    swept = {} if study.sweep is None else study.with_choice(study.sweep.settings()[0]).arms
+    for arms in (study.arms, study.candidates, swept):
+        for name, arm in arms.items():
+            _made(arm, where, name)
     return study
 
 
@@ -303,9 +368,17 @@ def _with_ablations(study: Study, where: str) -> Study:
 
 def _made(arm: ArmSpec, where: str, name: str) -> Recipe:
     try:
-        return arm.chosen()
+        recipe = arm.chosen()
+        for refine in (arm.refine, arm.follow):
+            if refine is not None:
+                refine.chosen()
     except UserError as error:
         raise UserError(f"{where}: arm '{name}': {error}") from None
+    follows = isinstance(recipe.terms.get(FOLLOW), Follow)
+    if (arm.follow is not None) != follows:
+        wanted = 'prior = ["follow"]' if not follows else "follow = {steps = 400}, the refiner that is trained half-way"
+        raise UserError(f"{where}: arm '{name}': to follow a refiner takes two things; add {wanted}")
+    return recipe
 
 
 def _written(value: Any) -> str:
@@ -339,6 +412,8 @@ def _check_names(study: Study, where: str) -> None:
     if study.sweep is not None:
         _known(where, "sweep.arm", "arm", [study.sweep.arm], study.arms)
         _known(where, "sweep.scenes", "scene", study.sweep.scenes, study.scenes)
+        _known(where, "sweep.also", "arm", study.sweep.also, study.arms)
+        _known(where, "sweep.metric", "metric", [study.sweep.metric], DIRECTION)
     for name, options in study.degradations.items():
         Reader(where, fill=True).read(dict(options), Degradation, f"degradations.{name}")
 
@@ -347,8 +422,16 @@ def _check_claims(study: Study, where: str) -> None:
     """The same for claims, which may name ablations too."""
     for number, claim in enumerate(study.claims, start=1):
         key = f"claims, the {number}."
-        _known(where, key, "arm", [claim.better, claim.than], study.arms)
-        _known(where, key, "metric", [claim.metric, *claim.not_worse], DIRECTION)
+        _known(where, key, "arm", [claim.better, claim.than, *claim.curve], study.arms)
+        _known(where, key, "metric", claim.named, DIRECTION)
+        asked = claim.metrics_at_least
+        if asked is not None and not 1 <= asked <= len(claim.judged):
+            raise UserError(f"{where}: '{key}': metrics_at_least = {asked}; expected 1 to {len(claim.judged)}")
+        for guard in claim.guards:
+            if guard.margin < 0:
+                raise UserError(
+                    f"{where}: '{key}': guard of {guard.metric}: margin = {guard.margin:g}; expected 0 or more"
+                )
         _known(where, key, "scene", claim.scenes, study.scenes)
         _known(where, key, "degradation", [claim.degradation], study.degradations)
 
@@ -379,9 +462,19 @@ def _check_numbers(study: Study, where: str) -> None:
     expect(study.snapshots >= 0, "snapshots", study.snapshots, "0 or more")
     expect(len(study.metrics) > 0, "metrics", [], "at least one; the first is the headline")
     expect(bool(re.search(r"\w", study.name)), "name", study.name, "a name that a folder can have")
+    for name, arm in study.arms.items():
+        expect(0 <= arm.sharpen < float("inf"), f"arms.{name}.sharpen", arm.sharpen, "0 or more")
+        for key, refine in (("refine", arm.refine), ("follow", arm.follow)):
+            steps = None if refine is None else refine.steps
+            expect(steps is None or steps >= 1, f"arms.{name}.{key}.steps", steps, "at least 1")
+        expect(not (arm.refine and arm.sharpen), f"arms.{name}.sharpen", arm.sharpen, "0 where pictures are refined")
+        in_steps = arm.follow is None or study.seconds is None
+        expect(in_steps, "seconds", study.seconds, f"a budget in steps, of which arm '{name}' follows after half")
     sweep = study.sweep
     if sweep is None:
         return
+    fine = set(sweep.seeds) <= set(seeds)
+    expect(fine, "sweep.seeds", list(sweep.seeds), f"some of the study's seeds, {', '.join(map(str, seeds))}")
     expect(len(sweep.values) > 0, "sweep.values", {}, "at least one setting with its values")
     expect(sweep.draws >= 1, "sweep.draws", sweep.draws, "at least 1")
     for key, values in sweep.values.items():

@@ -7,8 +7,8 @@ test views, and differ in their arm alone. A claim is judged on differences with
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import combinations, product
+from dataclasses import dataclass, field, replace
+from itertools import combinations, pairwise, product
 from math import isfinite, nan, prod
 
 import numpy as np
@@ -23,6 +23,7 @@ CONFIDENCE = 0.95
 # Fewer pairs all fall on one side of 0 by chance too often (4 of them one time in 8, 5 one time in 16), and a bootstrap
 # interval, which never reaches beyond its pairs, then excludes 0.
 LEAST_PAIRS = 5
+SAME_DB = 0.05  # PSNR that counts as the same
 COLLAPSED_DB = 10.0  # a test PSNR below this is no picture of the scene
 OF_THE_RUN = ("seconds", "steps", "peak_mb")  # numbers of a row beside its metrics
 
@@ -68,7 +69,9 @@ class Pairs:
 @dataclass(frozen=True)
 class Verdict:
     """A claim and what became of it. gain: the paired difference, positive where the claim's arm is the better one;
-    minimum: what its mean had to pass; guards: gains of the metrics that were not to become worse; reasons: why not."""
+    minimum: what its mean had to pass; guards: gains of the metrics that were not to become worse; reasons: why not.
+    Where several metrics decide, `metric`, `gain` and `minimum` are of the first, and `others` has the gains in the
+    rest."""
 
     text: str
     metric: str
@@ -78,6 +81,7 @@ class Verdict:
     guards: Mapping[str, Interval]
     reasons: tuple[str, ...]
     unpaired: tuple[str, ...] = ()
+    others: Mapping[str, Interval] = field(default_factory=dict)
 
     @property
     def word(self) -> str:
@@ -114,6 +118,8 @@ def value(row: Row, metric: str, control: Row | None = None) -> float | None:
     number = getattr(row, metric) if metric in OF_THE_RUN else row.metrics.get(metric)
     if metric in OF_THE_RUN and not number:  # 0: not measured
         return None
+    if metric == "seconds":
+        number = row.seconds + row.refining
     return float(number) if number is not None and isfinite(number) else None
 
 
@@ -227,17 +233,48 @@ def verdict(claim: Claim, rows: Sequence[Row]) -> Verdict:
     """Judge a claim: 'shown', else 'not shown'.
 
     Shown is a paired difference of at least five pairs whose interval lies wholly on the better side of 0 and whose
-    mean passes the stated minimum, if no metric of `not_worse` has its interval wholly on the worse side.
+    mean passes the stated minimum, in as many of the claim's metrics as it asks for; if no metric of `not_worse` has
+    its interval wholly on the worse side, and that of no guard reaches beyond its margin.
 
     Raises:
         UserError: no such metric.
     """
-    gain, pairs = _gain(claim, claim.metric, rows)
-    minimum = claim.at_least
-    if claim.relative:
-        level, _ = mean_and_spread(pairs.reference)
-        minimum = claim.at_least * abs(level) if level is not None else nan
-    guards = {metric: _gain(claim, metric, rows)[0] for metric in claim.not_worse}
+    found = {metric: _gain(claim, metric, rows) for metric in claim.judged}
+    minima = {metric: _share(claim.at_least, claim.relative, pairs) for metric, (_, pairs) in found.items()}
+    failing = {metric: _failings(gain, minima[metric]) for metric, (gain, _) in found.items()}
+    failing = {metric: why for metric, why in failing.items() if why}
+    passed, needed = len(found) - len(failing), claim.metrics_at_least or len(found)
+    reasons = []
+    if passed < needed and len(found) == 1:
+        reasons = next(iter(failing.values()))
+    elif passed < needed:
+        said = (f"{metric}: {', '.join(why)}" for metric, why in failing.items())
+        reasons = [f"{passed} of {len(found)} metrics, and {needed} were asked for ({'; '.join(said)})"]
+    plain = replace(claim, curve=())  # what may not become worse is compared with the arm itself
+    guards = {metric: _gain(plain, metric, rows)[0] for metric in claim.not_worse}
+    for metric, guard in guards.items():
+        if guard.pairs < 2:
+            reasons.append(f"{metric}: fewer than two pairs, so that it is not worse cannot be said")
+        elif guard.below:
+            reasons.append(f"{metric} is worse")
+    for limit in claim.guards:
+        guard, pairs = _gain(plain, limit.metric, rows)
+        margin = _share(limit.margin, limit.relative, pairs)
+        guards[limit.metric] = guard
+        if guard.pairs < 2:
+            reasons.append(f"{limit.metric}: fewer than two pairs, so how much worse it may be cannot be said")
+        elif not guard.low >= -margin:
+            reasons.append(f"{limit.metric} may be worse by {-guard.low:.3g}, and {margin:.3g} is allowed")
+    metric, *others = claim.judged
+    gain, pairs = found[metric]
+    return Verdict(
+        claim.text, metric, not reasons, gain, minima[metric], guards, tuple(reasons), pairs.unpaired,
+        {name: found[name][0] for name in others},
+    )  # fmt: skip
+
+
+def _failings(gain: Interval, minimum: float) -> list[str]:
+    """Why a gain is not shown; empty where it is."""
     reasons = []
     if gain.pairs < LEAST_PAIRS:
         reasons.append(f"{gain.pairs} pair{'s' * (gain.pairs != 1)} of runs: {LEAST_PAIRS} at least are needed")
@@ -246,17 +283,91 @@ def verdict(claim: Claim, rows: Sequence[Row]) -> Verdict:
             reasons.append("the interval is on the worse side of 0" if gain.below else "the interval holds 0")
         if not gain.mean >= minimum:
             reasons.append(f"the mean gain {gain.mean:.3g} is below {minimum:.3g}")
-    for metric, guard in guards.items():
-        if guard.pairs < 2:
-            reasons.append(f"{metric}: fewer than two pairs, so that it is not worse cannot be said")
-        elif guard.below:
-            reasons.append(f"{metric} is worse")
-    return Verdict(claim.text, claim.metric, not reasons, gain, minimum, guards, tuple(reasons), pairs.unpaired)
+    return reasons
+
+
+def _share(amount: float, relative: bool, pairs: Pairs) -> float:
+    """An amount, or that share of the reference's mean."""
+    if not relative:
+        return amount
+    level, _ = mean_and_spread(pairs.reference)
+    return amount * abs(level) if level is not None else nan
 
 
 def _gain(claim: Claim, metric: str, rows: Sequence[Row]) -> tuple[Interval, Pairs]:
-    pairs = paired(rows, claim.better, claim.than, metric, claim.scenes, claim.degradation)
+    where = (claim.scenes, claim.degradation)
+    if claim.curve:
+        pairs = matched(rows, claim.better, (claim.than, *claim.curve), metric, *where)
+    else:
+        pairs = paired(rows, claim.better, claim.than, metric, *where)
     return bootstrap(pairs.values).times(direction(metric)), pairs
+
+
+# -- at the same PSNR --------------------------------------------------------------------------------------------------
+
+
+def matched(
+    rows: Sequence[Row],
+    arm: str,
+    curve: Sequence[str],
+    metric: str,
+    scenes: Sequence[str] = (),
+    degradation: str | None = None,
+) -> Pairs:
+    """Differences of a metric between an arm and what a curve of other arms reaches at the arm's own PSNR, for each
+    scene and seed. A control that trades PSNR for the metric, as sharpening does, is such a curve.
+
+    PSNR within 0.05 dB is the same. The curve is straight between its arms, in their order, and reaches its best value
+    at the arm's PSNR or above; where all of it lies below, its value of the highest PSNR. Where all of it lies above
+    there is no pair: how much the curve could still trade is not known.
+
+    Raises:
+        UserError: no such metric.
+    """
+    sign = direction(metric)
+    wanted = [r for r in rows if (not scenes or r.scene in scenes) and degradation in (None, r.degradation)]
+    ours, theirs = cells(wanted, arm), [cells(wanted, name) for name in curve]
+    if not ours:
+        return Pairs({}, {}, (f"{arm}: no run",))
+    differences: dict[str, dict[int, list[tuple[float, float]]]] = {}
+    unpaired: list[str] = []
+    for cell, row in ours.items():
+        there = [(arm, row), *((name, found.get(cell)) for name, found in zip(curve, theirs))]
+        points = [_point(one, metric) for _, one in there]
+        if any(point is None for point in points):
+            unpaired += [_why(name, one, cell, metric) for (name, one), point in zip(there, points) if point is None]
+            continue
+        (psnr, number), *others = [point for point in points if point is not None]
+        lowest = min(level for level, _ in others)
+        if psnr < lowest - SAME_DB:
+            unpaired.append(f"{arm} on {cell[0]}, seed {cell[2]}: {psnr:.2f} dB, and the curve ends at {lowest:.2f}")
+            continue
+        reached = _reached(others, psnr - SAME_DB, sign)
+        differences.setdefault(cell[0], {}).setdefault(cell[2], []).append((number - reached, reached))
+    means = {s: {k: np.mean(v, axis=0) for k, v in seeds.items()} for s, seeds in differences.items()}
+    return Pairs(
+        {s: {k: float(v[0]) for k, v in seeds.items()} for s, seeds in means.items()},
+        {s: {k: float(v[1]) for k, v in seeds.items()} for s, seeds in means.items()},
+        tuple(unpaired),
+    )
+
+
+def _point(row: Row | None, metric: str) -> tuple[float, float] | None:
+    """(PSNR, metric) of a run that has both."""
+    if row is None or not row.done:
+        return None
+    psnr, number = value(row, "psnr"), value(row, metric)
+    return None if psnr is None or number is None else (psnr, number)
+
+
+def _reached(curve: Sequence[tuple[float, float]], level: float, sign: int) -> float:
+    """The best value on a curve of (PSNR, value), straight between its points, where PSNR is at least `level`; that of
+    the highest PSNR where none is. sign: 1 where larger is better, else -1."""
+    best = [number for psnr, number in curve if psnr >= level]
+    for (p, a), (q, b) in pairwise(curve):
+        if (p - level) * (q - level) < 0:
+            best.append(a + (b - a) * (level - p) / (q - p))
+    return max(best, key=lambda number: sign * number) if best else max(curve)[1]
 
 
 # -- factorials --------------------------------------------------------------------------------------------------------

@@ -38,7 +38,8 @@ RULE = (
     "Differences are arm minus control within pairs of one scene and seed: mean [low, high], the 95 % interval of "
     "10,000 bootstrap draws over scenes, then seeds. 'shown': at least five pairs, the interval wholly on the better "
     "side of 0, and a mean that passes the claim's minimum where there is a claim; 'shown worse': wholly on the worse "
-    "side; else 'not shown'. ± is the sample standard deviation over seeds."
+    "side; else 'not shown'. A claim with a curve compares with the best that its arm and the curve's reach at the "
+    "same PSNR (0.05 dB) or above. ± is the sample standard deviation over seeds."
 )
 
 
@@ -156,7 +157,7 @@ def _line(study: Study, rows: Sequence[Row], arm: str, scene: str, *, judged: bo
         metrics={metric: mean_and_spread(_values(done, metric)) for metric in study.metrics},
         differences=differences,
         verdict=_word(study, rows, arm, control, degradation) if control and judged and views == "test" else "",
-        seconds=_mean([row.seconds for row in done]),
+        seconds=_mean([row.seconds + row.refining for row in done]),
         rays=_mean([row.rays for row in done]),
         peak_mb=_mean([row.peak_mb for row in done]),
     )
@@ -169,8 +170,9 @@ def _word(study: Study, rows: Sequence[Row], arm: str, control: str, degradation
     stated = [
         claim
         for claim in study.claims
-        if (claim.better, claim.than, claim.metric) == (arm, control, headline)
+        if (claim.better, claim.than, claim.judged) == (arm, control, (headline,))
         and not claim.scenes
+        and not claim.curve
         and (claim.degradation or next(iter(study.degradations))) == degradation
     ]
     claim = stated[0] if stated else Claim(text="", better=arm, than=control, metric=headline)
@@ -361,9 +363,10 @@ def sentences(summary: Summary) -> list[str]:
     said = []
     for judged in summary.verdicts:
         reasons = f" ({'; '.join(judged.reasons)})" if judged.reasons else ""
+        others = "".join(f"; {metric} {with_interval(metric, gain)}" for metric, gain in judged.others.items())
         said.append(
             f"{judged.word}: {judged.text}: {judged.metric}, gain {with_interval(judged.metric, judged.gain)} over "
-            f"{judged.gain.pairs} pairs{reasons}"
+            f"{judged.gain.pairs} pairs{others}{reasons}"
         )
     for metric, found in summary.effects.items():
         said += [f"effect of {' x '.join(e.factors)}: {metric} {with_interval(metric, e.interval)}" for e in found]

@@ -141,6 +141,7 @@ def _row(step: int, seconds: float, losses: dict[str, Tensor], error: float, tas
         "psnr": round(psnr(error), 4),
         "losses": {name: float(loss.detach()) for name, loss in losses.items()},
         "rays": dict(task.rays),
+        **({"skipped": skipped} if (skipped := getattr(task, "skipped", None)) else {}),
     }
 
 

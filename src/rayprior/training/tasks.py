@@ -87,6 +87,11 @@ class FitScene:
         photo, known = parts["photo"]
         return losses, (photo.rgb.detach() - known["rgb"]).square().mean()
 
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Steps of critics that were left out so far, since a gradient was not finite, by term."""
+        return {name: opponent.skipped for name, opponent in self.opponents.items() if opponent.skipped}
+
     def step(self) -> None:
         """Step critics, then the field, at the rates of the last `losses`, and forget the gradients."""
         for name, opponent in self.opponents.items():

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from rayprior.errors import UserError
 from rayprior.evaluation.appearance import fit_code
-from rayprior.evaluation.evaluate import MEASURES, Evaluation, LpipsChoice, evaluate
+from rayprior.evaluation.evaluate import ALL_MEASURES, MEASURES, Evaluation, LpipsChoice, evaluate
 from rayprior.evaluation.export import film_bytes, shown, side_by_side
 from rayprior.evaluation.pictures import Renders, Span, on_background, render_camera
 from rayprior.evaluation.report import write_report
@@ -42,35 +42,38 @@ def evaluate_run(
     device: str,
     depth: Path | None = None,
     refiner: Path | None = None,
+    flicker: bool = False,
 ) -> None:
     """Score all held-out views of a run, or all held-out scenes of one of a family; write metrics.json; print its path
-    last. With a refiner, of the pictures that it makes of the run's."""
+    last. With a refiner, of the pictures that it makes of the run's; with `flicker`, of a short film too."""
     run = Run.open(path)
     if run.of_family:
         if refiner is not None:
             raise UserError(f"--refiner {refiner}: {path} is a run of many scenes, a refiner is of one; leave it out")
+        if flicker:
+            raise UserError(f"--flicker: {path} is a run of many scenes, and a film is of one; leave it out")
         set_threads(threads or cores())
         network(run).to(device_named(device))
         evaluate_family_run(run, lpips, depth)
         return
     run, scene = opened(path, threads, device, {} if depth is None else {"depth": depth})
     if refiner is not None:
-        print(_evaluate_refined(RefinerRun.open(refiner, run), scene, lpips))
+        print(_evaluate_refined(RefinerRun.open(refiner, run), scene, lpips, flicker))
         return
-    result = _score(run, scene, scene.split.test, lpips)
+    result = _score(run, scene, scene.split.test, lpips, flicker=flicker)
     result.write(run.metrics_path)
     _print_table(result, run)
     print(run.metrics_path)
 
 
-def _evaluate_refined(of: RefinerRun, scene: Scene, lpips: LpipsChoice) -> Path:
+def _evaluate_refined(of: RefinerRun, scene: Scene, lpips: LpipsChoice, flicker: bool) -> Path:
     """The refiner's pictures; where the field renders fewer pixels, beside them what bicubic makes of the same."""
     run, refined = of.run, of.refined(scene)
     codes = run.model.codes
     halves = codes is not None and codes.config.colours
     for view in scene.split.test if halves else ():
         fit_code(run.model, on_background(scene, None), view)
-    result = _score(run, scene, scene.split.test, lpips, refined, halves)
+    result = _score(run, scene, scene.split.test, lpips, refined, halves, flicker)
     result = replace(result, protocol={**result.protocol, "refiner": of.said})
     path = of.folder.metrics_path
     result.write(path)
@@ -78,7 +81,7 @@ def _evaluate_refined(of: RefinerRun, scene: Scene, lpips: LpipsChoice) -> Path:
     console.print(of.said)
     if of.refining.scale > 1:
         plain = Refined(run.model, None, of.refining.scale)
-        beside = _score(run, scene, scene.split.test, lpips, plain, halves)
+        beside = _score(run, scene, scene.split.test, lpips, plain, halves, flicker)
         how = f"rendered at 1/{of.refining.scale} of the size, enlarged bicubic; no refiner"
         replace(beside, protocol={**beside.protocol, "refiner": how}).write(path.with_name("metrics-bicubic.json"))
         _print_table(beside, run, ", bicubic")
@@ -115,11 +118,13 @@ def _score(
     lpips: LpipsChoice,
     model: Renders | None = None,
     halves: bool | None = None,
+    flicker: bool = False,
 ) -> Evaluation:
     """Score views with a bar; of the run's model, or of another one's pictures."""
     with counted("measuring", "views") as bar:
         return evaluate(
             run.model if model is None else model, scene, views, lpips=lpips, halves=halves,
+            measures=ALL_MEASURES if flicker else MEASURES,
             on_progress=lambda done, count, view: bar(done, count),
         )  # fmt: skip
 
@@ -201,7 +206,7 @@ def _print_table(result: Evaluation, run: Run, what: str = "") -> None:
     table.add_section()
     table.add_row("mean", *(number(result.mean[key]) for key in keys), style="bold")
     console.print(table)
-    together = [f"{key} {number(result.mean[key])}" for key in MEASURES if result.mean.get(key) is not None]
+    together = [f"{key} {number(result.mean[key])}" for key in ALL_MEASURES if result.mean.get(key) is not None]
     if together:  # of all views together: no row has them
         console.print("; ".join(together))
     if run.recipe.codes.of_photographs:  # they differ, and whose light they are scored in decides a decibel

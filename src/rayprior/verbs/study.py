@@ -35,6 +35,17 @@ from rayprior.study.jobs import (
     study_bill,
     sweep_jobs,
 )
+from rayprior.study.labels import (
+    LabelStudy,
+    absent_objects,
+    descriptor_jobs,
+    is_label_study,
+    label_jobs,
+    read_label_study,
+    selected_objects,
+)
+from rayprior.study.labels_report import write_label_study
+from rayprior.study.labels_work import label_bill, run_label_job
 from rayprior.study.rows import Row, read_rows
 from rayprior.study.spec import NO_DEGRADATION, Study, absent_scenes, read_study
 from rayprior.study.statistics import value
@@ -58,6 +69,11 @@ def study(
     """The bill, the runs that are not there yet, the report, its path last. Exits with 1 where a run failed."""
     if is_family_study(file):
         family_study(
+            file, selection=selection, out=out, data=data, workers=workers, seeds=seeds, budget=budget, dry_run=dry_run
+        )
+        return
+    if is_label_study(file):
+        label_study(
             file, selection=selection, out=out, data=data, workers=workers, seeds=seeds, budget=budget, dry_run=dry_run
         )
         return
@@ -128,7 +144,65 @@ def family_study(
     everything = replace(selection, all=True, only=())
     keys = {job.key for job in (*arm_jobs(plan, everything), *fit_jobs(plan, everything))}
     rows = [row for row in read_rows(folder) if row.key in keys]
-    report = write_family_study(folder, plan, rows, say=console.print)
+    _said_of_rows(write_family_study(folder, plan, rows, say=console.print), rows)
+
+
+def label_study(
+    file: Path,
+    *,
+    selection: Selection,
+    out: Path | None,
+    data: Path | None,
+    workers: int | None,
+    seeds: int | None,
+    budget: Budget | None,
+    dry_run: bool,
+) -> None:
+    """The same of a study of labels: fields and what sources say of them first, then descriptors."""
+    plan = read_label_study(file, data)
+    if seeds is not None:
+        plan = replace(plan, seeds=_first(seeds))
+    if budget is not None:
+        if budget.steps is None:
+            raise UserError("--seconds: arms of a study of labels are compared after as many steps; use --steps")
+        plan = replace(
+            plan,
+            fields=replace(plan.fields, steps=budget.steps),
+            descriptors=replace(plan.descriptors, steps=budget.steps),
+        )
+    selection = replace(selection, absent=_objects_left_out(plan, selection, data))
+    folder, side = out or Path("runs") / f"study-{slug(plan.name)}", _workers(workers, plan.threads)
+    first, then = label_jobs(plan, selection), descriptor_jobs(plan, selection)
+    there = rows_of(folder, [*first, *then])
+    labels_to_do, descriptors_to_do = _not_in(there, first), _not_in(there, then)
+    console.print(f"study {plan.name}: {plan.about}".rstrip(": "), style="bold")
+    console.print(str(label_bill(plan, labels_to_do, descriptors_to_do, there, side)))
+    if dry_run:
+        return
+    open_folder(folder, file, plan)
+    _run_study(labels_to_do, there, folder, side, "error_px", run_label_job)
+    _run_study(descriptors_to_do, rows_of(folder, [*first, *then]), folder, side, "error_px", run_label_job)
+    everything = replace(selection, all=True, only=())
+    keys = {job.key for job in (*label_jobs(plan, everything), *descriptor_jobs(plan, everything))}
+    rows = [row for row in read_rows(folder) if row.key in keys]
+    _said_of_rows(write_label_study(folder, plan, rows, say=console.print), rows)
+
+
+def _objects_left_out(plan: LabelStudy, selection: Selection, data: Path | None) -> tuple[str, ...]:
+    """Captures that are not here. With --data that is an error; else they are left out, and this is said."""
+    absent = absent_objects(plan)
+    missed = [name for name in selected_objects(plan, selection) if name in absent]
+    if missed and data is not None:
+        where = plan.source_of(missed[0])
+        raise UserError(f"{where}: no such folder or file (object '{missed[0]}'); expected it in --data {data}")
+    if missed:
+        places = ", ".join(f"{name} ({plan.source_of(name)})" for name in missed)
+        console.print(f"left out, since they are not here: {places}; name the folder that has them with --data DIR")
+    return absent
+
+
+def _said_of_rows(report: Path, rows: Sequence[Row]) -> None:
+    """What failed, and the report's path last; exit with 1 where something did."""
     failed = [row for row in rows if not row.done]
     if failed:
         console.print(f"{len(failed)} of {len(rows)} runs failed; the same command tries them again")
@@ -143,13 +217,7 @@ def _report_study(folder: Path, plan: Study, belongs: Sequence[Job]) -> None:
 
     keys = {job.key for job in belongs}
     rows = [row for row in read_rows(folder) if row.key in keys]
-    report = write_study(folder, plan, rows, say=console.print)
-    failed = [row for row in rows if not row.done]
-    if failed:
-        console.print(f"{len(failed)} of {len(rows)} runs failed; the same command tries them again")
-    print(report)
-    if failed:
-        raise SystemExit(1)
+    _said_of_rows(write_study(folder, plan, rows, say=console.print), rows)
 
 
 def _with_choice(plan: Study, swept: Sequence[Job], folder: Path) -> Study:

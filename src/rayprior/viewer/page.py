@@ -24,7 +24,7 @@ from rayprior.files import write_json
 from rayprior.maths.poses import rotation_from_vector
 from rayprior.scenes.scene import Scene
 from rayprior.training.loop import Progress
-from rayprior.viewer.painter import Layer, Look, Painted, Painter, View, shown_axes
+from rayprior.viewer.painter import Describe, Layer, Look, Painted, Painter, Picked, View, shown_axes
 from rayprior.viewer.path import path_cameras, smooth_path
 from rayprior.viewer.stage import (
     add_cameras,
@@ -59,6 +59,8 @@ class Page:
         self.stream = Stream(self._send)
         self.painter: Painter | None = None
         self._folder, self._about = folder, about
+        self._describe: Describe | None = None
+        self._picked: Picked | None = None
         self._to_shown = shown_axes(scene)
         self._keys: list[View] = []
         self._refresh_at, self._told_at = 0.0, 0.0
@@ -72,7 +74,7 @@ class Page:
 
     def show(self, model: Renders) -> None:
         """Show this model from now on."""
-        painter = Painter(model, self.scene)
+        painter = Painter(model, self.scene, describe=self._describe)
         painter.warm_up(View(self.scene.cameras.c2w[0], 45.0, 4 / 3))
         self.painter = painter
         for part in self._of_field:
@@ -168,7 +170,7 @@ class Page:
         self._field.on_update(lambda event: self._toggle_field())
         _switch(gui, "cameras", cameras)
         _switch(gui, "points", points)
-        self._layer = gui.add_dropdown("layer", get_args(Layer), visible=False)
+        self._layer = gui.add_dropdown("layer", [x for x in get_args(Layer) if x != "match"], visible=False)
         self._layer.on_update(lambda event: self._choose())
         self._legend = gui.add_markdown("", visible=False)
         self._photo = gui.add_dropdown(
@@ -234,7 +236,35 @@ class Page:
             crop = capture_box_shown(self.scene, self._to_shown, low, high)
             draw_box(server, crop, frustum_size(self.scene) / 20)
         photo = -1 if self._photo.value == NO_PHOTO else self.scene.names.index(self._photo.value)
-        self.stream.choose(Look(self._layer.value, crop, photo))
+        self.stream.choose(Look(self._layer.value, crop, photo, self._picked))
+
+    # -- a point that is found again -----------------------------------------------------------------------------------
+
+    def find_again(self, describe: Describe) -> None:
+        """Offer layer 'match', in which a picked point is found by its descriptor; to be called before `show`."""
+        self._describe = describe
+        self._layer.options = get_args(Layer)
+        pick = self._server.gui.add_button(
+            "pick a point", hint="and click it in the picture", visible=False, order=self._layer.order + 0.5
+        )
+        pick.on_click(lambda event: self._await_click(event.client))
+        self._of_field.append(pick)
+
+    def _await_click(self, client: Any) -> None:
+        """The next click of this visitor picks a point."""
+
+        def clicked(event: Any) -> None:
+            client.scene.remove_click_callback(clicked)
+            self.pick(Picked(self._view(client.camera), *event.screen_pos))
+
+        client.scene.on_click()(clicked)
+        client.add_notification("pick a point", "click a point of the picture", auto_close_seconds=4.0)
+
+    def pick(self, picked: Picked) -> None:
+        """Show in layer 'match' where this point is found again."""
+        self._picked = picked
+        self._layer.value = "match"
+        self._choose()
 
     # -- a camera path -------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from rayprior.evaluation.pictures import Renders
 from rayprior.kernels.threads import set_threads
 from rayprior.scenes.open import load_scene
 from rayprior.scenes.scene import Scene
+from rayprior.training.describer import Describer
 from rayprior.training.fit import cores, device_named
 from rayprior.training.loop import Progress
 from rayprior.training.refining import RefinerRun
@@ -28,13 +29,15 @@ def view(
     *,
     port: int = PORT,
     refiner: Path | None = None,
+    describer: Path | None = None,
     threads: int | None = None,
     device: str = "auto",
     say: Callable[[str], None] = _print,
 ) -> None:
     """Show a run's field with its capture, or a capture alone, until Ctrl-C. `say` is told the page's address.
 
-    refiner  of the run: its colours are shown instead of the field's
+    refiner    of the run: its colours are shown instead of the field's
+    describer  by whose descriptors a picked point is found again in the view
 
     UserError for what is neither, a run without a checkpoint, viser missing, a port that is taken.
     """
@@ -45,9 +48,13 @@ def view(
         scene = scene_for(run.recipe, run.reopen())
         of = None if refiner is None else RefinerRun.open(refiner, run).at_any_size(scene)
         page = Page(scene, port=port, folder=run.path, about=str(run.path))
+        if describer is not None:
+            page.find_again(Describer.open(describer).describe)
         page.show(model if of is None else of)
     elif refiner is not None:
         raise UserError(f"--refiner {refiner}: {target} is a capture, and a refiner is of a run; leave it out")
+    elif describer is not None:
+        raise UserError(f"--describer {describer}: {target} is a capture, and only a run's pictures are described here")
     else:
         page = Page(load_scene(target), port=port)
     say(f"{page.url}  (Ctrl-C ends it)")

@@ -49,7 +49,7 @@ class Look:
 
 def look_at(description: Description, on_progress: Progress | None = None) -> tuple[dict[int, Look], list[Finding]]:
     """The photos that can be read, by their place in the description, and what is said of the others."""
-    masks = description.masks or (None,) * len(description.names)
+    masks = description.mask_files
     there = [i for i, photo in enumerate(description.photos) if not isinstance(photo, Path) or exists(photo)]
 
     def look(i: int) -> Look | UserError:
@@ -131,7 +131,7 @@ def _unregistered(description: Description) -> list[str]:
     listed = {photo for photo in description.photos if isinstance(photo, Path)}
     if description.format not in ("nerfstudio", "colmap") or not listed:
         return []
-    others = {mask for mask in description.masks or () if mask is not None}
+    others = {mask for mask in description.mask_files if mask is not None}
     folders = {photo.parent for photo in listed} - {description.path, description.path.parent}
     names = {photo.stem for photo in listed}
     there = [photo for folder in sorted(folders) if folder.is_dir() for photo in list_photos(folder)]

@@ -184,8 +184,10 @@ def as_photograph(image: Image.Image, path: Path) -> Image.Image:
     return image if image.mode == wanted else image.convert(wanted)
 
 
-def read_mask(path: Path) -> Bool[np.ndarray, "h w"]:
-    """True (white) = keep. A mask that holds only 0 and 1 is read as such."""
+def read_mask(path: Path | np.ndarray) -> Bool[np.ndarray, "h w"]:
+    """True (white) = keep. A mask that holds only 0 and 1 is read as such; one that is no file is as it is."""
+    if isinstance(path, np.ndarray):
+        return path
     grey = read_grey(path)
     if grey.dtype == np.uint16:
         return grey > 32767

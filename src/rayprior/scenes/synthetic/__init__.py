@@ -11,6 +11,7 @@ from rayprior.scenes.synthetic.shading import (
     Sky,
     Stripes,
     Sun,
+    Window,
     matte,
 )
 from rayprior.scenes.synthetic.shapes import Cuboid, Cylinder, Disc, Plane, Rectangle, Sphere
@@ -26,8 +27,11 @@ from rayprior.scenes.synthetic.tracer import (
     view_hit,
     visible,
 )
+from rayprior.scenes.synthetic.wires import Bowl, Capsule, Torus
 
 __all__ = [
+    "Bowl",
+    "Capsule",
     "Checker",
     "Cuboid",
     "Cylinder",
@@ -46,7 +50,9 @@ __all__ = [
     "Stage",
     "Stripes",
     "Sun",
+    "Torus",
     "View",
+    "Window",
     "World",
     "correspondences",
     "hemisphere",

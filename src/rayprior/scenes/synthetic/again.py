@@ -9,7 +9,7 @@ from functools import lru_cache
 from rayprior.errors import UserError
 from rayprior.scenes.family import Family
 from rayprior.scenes.formats.family import FILE, Index, Shard, read_index
-from rayprior.scenes.synthetic.families import cameras_of_ring, gains_of, photograph, worlds_of
+from rayprior.scenes.synthetic.families import cameras_of_ring, gains_of, near_of, photograph, worlds_of
 
 KEPT = 16  # shards
 
@@ -28,9 +28,13 @@ def seen_again(family: Family, shift: Mapping[str, float], views: int | None = N
             " make`"
         )
     index = read_index(family.path)
-    index = replace(index, shift={**index.shift, **shift}, views=views or index.views)
+    shift = {**index.shift, **shift}
+    near = min(index.near, near_of(index.kind, shift))
+    index = replace(index, shift=shift, near=near, views=views or index.views)
     moved = ", ".join(f"{name} {amount:+g}" for name, amount in index.shift.items())
-    return replace(family, name=f"{family.name} {moved}".rstrip(), views=index.views, shards=Photographed(index))
+    bounds = replace(family.bounds, near=near)
+    name = f"{family.name} {moved}".rstrip()
+    return replace(family, name=name, views=index.views, bounds=bounds, shards=Photographed(index))
 
 
 class Photographed:

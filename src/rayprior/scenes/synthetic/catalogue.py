@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import cos, pi, radians, sin, sqrt
 
 import torch
@@ -32,11 +32,14 @@ from rayprior.scenes.synthetic.shading import (
     matte,
 )
 from rayprior.scenes.synthetic.shapes import Cuboid, Cylinder, Sphere
+from rayprior.scenes.synthetic.tiled_rooms import ROOMS
 from rayprior.scenes.synthetic.tracer import Object, View, World, photograph, visible
+from rayprior.scenes.synthetic.twins import STEEL, TWINS, fork
 
 GOLDEN_TURN = (3 - sqrt(5)) / 2  # neighbours of a Fibonacci lattice differ by this share of a turn
 VAL_VIEWS = 4
 POINTS = 2000
+MASKED = "exact masks of the thing on the table: --masks score trains on whole pictures, --masks background on it alone"
 ERROR_PX = (0.25, 2.0)  # what sparse points state as their reprojection error, even in its logarithm
 
 CREAM: RGB = (0.96, 0.92, 0.84)
@@ -60,13 +63,24 @@ DAYLIGHT = Lighting((KEY, FILL), Sky((1.0, 1.0, 1.0), (0.72, 0.71, 0.70), ambien
 class Stage:
     """A world and where its photographers stand: `distance` from the origin, looking at it, between two elevations.
 
-    focal is in picture widths.
+    focal   in picture widths
+    size    of pictures, and number of training `views`, where nobody asks for others
+    moved   the world of a training photograph, where it changes from one to the next: told a number in [-1, 1]
+    masked  there are masks, of all that is no backdrop; they decide what is scored
+    apart   distance and elevations from which held-out views are taken; None: from among the training cameras
     """
 
     world: World
     distance: float = 4.0
     elevation_deg: tuple[float, float] = (12.0, 65.0)
     focal: float = 1.7
+    size: int = 100
+    views: int = 40
+    moved: Callable[[float], World] | None = None
+    masked: bool = False
+    apart: tuple[float, tuple[float, float]] | None = None
+    val_views: int = VAL_VIEWS
+    test_views: int = 8
 
 
 def _glossy(texture: Texture, mirror: float = 0.1) -> Material:
@@ -177,12 +191,30 @@ def _room() -> Stage:
     return Stage(World(objects, lighting, background=None), distance=1.0, elevation_deg=(6.0, 45.0), focal=0.85)
 
 
+def _twin(world: World, moved: Callable[[float], World] | None = None) -> Stage:
+    """A thing on a table, photographed from near."""
+    return Stage(
+        world, distance=1.0, elevation_deg=(34.0, 74.0), focal=1.2, size=96, views=52, moved=moved, masked=True
+    )
+
+
+def _repeated(world: World) -> Stage:
+    """A room seen from within; held-out views from farther off, lower and higher: outside the hull of the cameras."""
+    return Stage(
+        world, distance=1.0, elevation_deg=(12.0, 38.0), focal=0.85, size=64, apart=(1.3, (0.0, 56.0)), val_views=6,
+        test_views=10,
+    )  # fmt: skip
+
+
 STAGES: dict[str, Callable[[], Stage]] = {
     "still-life": _still_life,
     "shapes": _shapes,
     "checker": _checker,
     "glossy": _glossy_ball,
     "room": _room,
+    **{name: (lambda world=world: _twin(world())) for name, world in TWINS.items()},
+    **{name: (lambda world=world: _repeated(world())) for name, world in ROOMS.items()},
+    "fork-bent": lambda: _twin(fork(STEEL), moved=lambda bend: fork(STEEL, bend)),
 }
 
 
@@ -192,16 +224,17 @@ def synthetic_names() -> tuple[str, ...]:
 
 
 def synthetic_world(name: str) -> World:
-    """The world of a synthetic scene, for its exact hits, masks and correspondences."""
+    """The world of a synthetic scene, for its exact hits, masks and correspondences; of one that changes between
+    photographs, as test views see it."""
     return _stage(name).world
 
 
 def synthetic_scene(
     name: str = "still-life",
     *,
-    size: int = 100,
-    views: int = 40,
-    test_views: int = 8,
+    size: int | None = None,
+    views: int | None = None,
+    test_views: int | None = None,
     seed: int = 0,
     depth: bool = True,
     supersample: int = 3,
@@ -209,20 +242,32 @@ def synthetic_scene(
     """An analytic world photographed from a hemisphere: size x size pictures, cameras spread evenly, exact depth, and
     exact sparse points on the surfaces with the views that see each.
 
+    size and views of None are 100 and 40, of the twins (fork, whisk, strainer) 96 and 52. The twins have exact masks of
+    the thing on the table, which decide what is scored. In `fork-bent` each training photograph has a world of its own,
+    and points are those of what stays.
+
+    test_views of None are 8. The rooms of repeated texture (tiled-room, brick-room, plank-room) have 10, and 6
+    validation views, all from outside the hull of the training cameras, and pictures of 64.
+
     Working units are the world's own. Order of the frames: training, validation, test. The seed turns the ring of
     training cameras; equal arguments give equal scenes, bit for bit. UserError for an unknown name.
     """
     stage = _stage(name)
+    size, views = stage.size if size is None else size, stage.views if views is None else views
+    test_views = stage.test_views if test_views is None else test_views
     if min(size, supersample) < 1 or views < 2 or test_views < 1:
         raise UserError(
             f"synthetic scene '{name}': size {size}, views {views}, test_views {test_views}, "
             f"supersample {supersample}; expected at least 1, 2, 1 and 1"
         )
-    counts = {"train": views, "val": VAL_VIEWS, "test": test_views}
+    counts = {"train": views, "val": stage.val_views, "test": test_views}
     turns = {"train": 0.0, "val": 0.62, "test": 0.31}  # the lattices share no camera
     start = (seed * 0.7548776662) % 1  # successive seeds are far apart on the circle
-    cameras = cat_cameras([hemisphere(stage, counts[part], start + turns[part], size) for part in counts])
-    shown = _photographs(stage.world, cameras, supersample)
+    apart = stage if stage.apart is None else replace(stage, distance=stage.apart[0], elevation_deg=stage.apart[1])
+    places = {"train": stage, "val": apart, "test": apart}
+    cameras = cat_cameras([hemisphere(places[part], counts[part], start + turns[part], size) for part in counts])
+    worlds = _worlds(stage, views, len(cameras), seed)
+    shown = _photographs(worlds, cameras, supersample)
     names = tuple(f"{part}-{i:03d}" for part, count in counts.items() for i in range(count))
     train, val, test = (tuple(i for i, n in enumerate(names) if n.startswith(part)) for part in counts)
     return Scene(
@@ -235,9 +280,14 @@ def synthetic_scene(
         split=Split(f"synthetic/{name}-{views}", train, test, val),
         bounds=_bounds(stage.world, cameras),
         background=Background("none") if stage.world.background is None else Background("random"),
+        masks=Pictures.of([_things(stage.world, view)[..., None] for view in shown]) if stage.masked else None,
+        mask_rule="score" if stage.masked else "ignore",
         depth=Pictures.of([view.distance[..., None].float() for view in shown]) if depth else None,
-        points=_points(stage.world, cameras, shown, train, seed),
-        notes=(f"analytic scene '{name}', seed {seed}, {supersample}x{supersample} rays a pixel",),
+        points=_points(worlds, cameras, shown, train, seed),
+        notes=(
+            f"analytic scene '{name}', seed {seed}, {supersample}x{supersample} rays a pixel",
+            *((MASKED,) if stage.masked else ()),
+        ),
     )
 
 
@@ -256,23 +306,37 @@ def hemisphere(stage: Stage, count: int, turn: float, size: int) -> Cameras:
     )
 
 
-def _photographs(world: World, cameras: Cameras, supersample: int) -> list[View]:
+def _worlds(stage: Stage, train: int, views: int, seed: int) -> list[World]:
+    """The world of each view: training ones change, where the stage's do."""
+    moved = stage.moved
+    if moved is None:
+        return [stage.world] * views
+    bends = 2 * torch.rand(train, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) - 1
+    return [*(moved(bend) for bend in bends.tolist()), *[stage.world] * (views - train)]
+
+
+def _photographs(worlds: list[World], cameras: Cameras, supersample: int) -> list[View]:
     """All views; a thread takes a view at a time. Threads within an operation cost more than they bring here: the
     operations are short, and on a busy machine waiting for each other made them 30 times slower."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(lambda i: photograph(world, cameras, i, supersample=supersample), range(len(cameras))))
+            return list(
+                pool.map(lambda i: photograph(worlds[i], cameras, i, supersample=supersample), range(len(cameras)))
+            )
     finally:
         torch.set_num_threads(threads)
 
 
-def _points(world: World, cameras: Cameras, shown: list[View], train: tuple[int, ...], seed: int) -> Points:
+def _points(worlds: list[World], cameras: Cameras, shown: list[View], train: tuple[int, ...], seed: int) -> Points:
     """Points where pixels of training views meet a surface, as structure from motion would leave them, but exact; their
-    stated reprojection errors are drawn."""
+    stated reprojection errors are drawn. Where worlds differ, of what stays."""
     g = torch.Generator().manual_seed(seed)
     distance = torch.stack([shown[i].distance.reshape(-1) for i in train])  # (views, pixels)
+    if len(set(map(id, worlds))) > 1:
+        moving = torch.stack([_things(worlds[i], shown[i]).reshape(-1) for i in train])
+        distance = distance.where(~moving, torch.nan)
     found = distance.isfinite().nonzero()
     view, at = found[torch.randint(len(found), (POINTS,), generator=g)].unbind(dim=1)
     camera = torch.tensor(train)[view]
@@ -280,7 +344,7 @@ def _points(world: World, cameras: Cameras, shown: list[View], train: tuple[int,
     position = cameras.origins[camera] + directions * distance[view, at][:, None]
     rgb = torch.stack([shown[i].rgba[..., :3].reshape(-1, 3) for i in train])[view, at]
     low, high = ERROR_PX
-    seen = [visible(world, position, cameras, i) for i in range(len(cameras))]
+    seen = [visible(worlds[i], position, cameras, i) for i in range(len(cameras))]
     tracks = torch.stack([sees for _, sees in seen]).nonzero()
     return Points(
         position=position.float(),
@@ -296,6 +360,12 @@ def _stage(name: str) -> Stage:
     if name not in STAGES:
         raise UserError(f"no synthetic scene named '{name}'{did_you_mean(name, STAGES)}")
     return STAGES[name]()
+
+
+def _things(world: World, view: View) -> Tensor:
+    """(h, w) bool: the pixels whose centre shows what is no backdrop."""
+    things = torch.tensor([not thing.backdrop for thing in world.objects])
+    return things[view.object.clamp_min(0)] & (view.object >= 0)
 
 
 def _bytes(world: World, view: View) -> Tensor:

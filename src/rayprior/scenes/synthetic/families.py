@@ -25,6 +25,7 @@ from rayprior.scenes.scene import Background
 OBJECTS = 3
 DRAWS = 160  # uniform numbers for a world
 REACH, TALLEST = 0.72, 0.56  # all objects stand within this distance of the middle, and are no taller
+NEAREST = 0.02  # of a camera that stands beside an object
 DISC = 0.45  # where their middles are
 GAP = 0.03  # between any two
 LAYOUTS = 12  # drawn for each scene; the first without overlap is taken
@@ -42,7 +43,7 @@ SHIFTS |= {"yaw": ("degrees", 20), "roll": ("degrees", 20)}  # unit, and an exam
 class Kind:
     """A kind of scenes. Cameras of training stand on a ring of this radius and height and look at (0, 0, `target`).
 
-    focal is in picture widths; near, far and box are working units, and those of shifted cameras too
+    focal is in picture widths; far and box are working units, and those of shifted cameras too
     """
 
     worlds: Callable[[Float[Tensor, "n d"]], Worlds]
@@ -50,7 +51,6 @@ class Kind:
     height: float
     target: float
     focal: float
-    near: float
     far: float
     box: Box
     background: Background
@@ -136,6 +136,15 @@ def check_shift(kind: str, shift: Mapping[str, float]) -> None:
             f" (radius {radius:.3g}, height {height:.3g}); of training they have radius {ring.radius:g}, height"
             f" {ring.height:g}: choose a smaller shift"
         )
+
+
+def near_of(kind: str, shift: Mapping[str, float]) -> float:
+    """No object is nearer to a camera than this, on the ring or where `shift` brings it; outward shifts change nothing,
+    so that they ask a model nothing new. Rays that began at the camera would pass places that no other camera sees, and
+    a model hangs pictures there."""
+    ring, inward = KINDS[kind], {name: min(share, 0.0) for name, share in shift.items()}
+    radius, height = ring.radius * (1 + inward.get("radius", 0.0)), ring.height * (1 + inward.get("height", 0.0))
+    return max(NEAREST, hypot(max(radius - REACH, 0.0), max(height - TALLEST, 0.0)))
 
 
 def _uniforms(keys: Sequence[str], count: int) -> Float[Tensor, "n count"]:
@@ -356,7 +365,6 @@ KINDS: dict[str, Kind] = {
         height=0.5,
         target=0.2,
         focal=0.75,
-        near=0.1,
         far=6.0,
         box=Box((-1.02, -1.02, -0.02), (1.02, 1.02, 1.02)),
         background=Background("colour", (0.0, 0.0, 0.0)),
@@ -367,7 +375,6 @@ KINDS: dict[str, Kind] = {
         height=1.0,
         target=0.08,
         focal=0.85,
-        near=0.1,
         far=6.0,
         box=Box((-1.1, -1.1, -0.1), (1.1, 1.1, 0.6)),
         background=Background("colour", BEHIND),

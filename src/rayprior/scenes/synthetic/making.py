@@ -30,6 +30,7 @@ from rayprior.scenes.synthetic.families import (
     check_shift,
     checked_kind,
     gains_of,
+    near_of,
     photograph,
     worlds_of,
 )
@@ -90,7 +91,7 @@ class FamilyPlan:
             size=(self.size, self.size),
             focal_px=(focal, focal),
             centre_px=(self.size / 2, self.size / 2),
-            near=ring.near,
+            near=near_of(self.kind, self.shift),
             far=ring.far,
             box=ring.box,
             focus=(0.0, 0.0, ring.target),

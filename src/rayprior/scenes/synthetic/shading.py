@@ -129,6 +129,15 @@ class Lamp:
 
 
 @dataclass(frozen=True)
+class Window:
+    """A rectangle of the surroundings, in azimuth and elevation: `middle` and `sides`, both in degrees."""
+
+    middle_deg: tuple[float, float]
+    sides_deg: tuple[float, float]
+    rgb: RGB
+
+
+@dataclass(frozen=True)
 class Sky:
     """Surroundings that mirrors see and that light from everywhere: two colours, blended by height (z is up)."""
 
@@ -136,9 +145,25 @@ class Sky:
     below: RGB = (0.75, 0.74, 0.72)
     ambient: float = 0.45
     """Share of its colour that a surface turned that way receives."""
+    windows: tuple[Window, ...] = ()
+    """What mirrors see before it, and nothing is lit by."""
 
     def towards(self, directions: Float[Tensor, "r 3"]) -> Float[Tensor, "r 3"]:
         return _blend(self.below, self.above, (directions[:, 2] + 1) / 2)
+
+    def mirrored(self, directions: Float[Tensor, "r 3"]) -> Float[Tensor, "r 3"]:
+        """What a mirror shows from there: the sky, and the windows before it."""
+        rgb = self.towards(directions)
+        if not self.windows:
+            return rgb
+        azimuth = torch.rad2deg(torch.atan2(directions[:, 1], directions[:, 0]))
+        elevation = torch.rad2deg(torch.asin(directions[:, 2].clamp(-1, 1)))
+        for window in self.windows:
+            beside = ((azimuth - window.middle_deg[0] + 180).remainder(360) - 180).abs()
+            above = (elevation - window.middle_deg[1]).abs()
+            seen = (beside <= window.sides_deg[0] / 2) & (above <= window.sides_deg[1] / 2)
+            rgb = torch.where(seen[:, None], rgb.new_tensor(window.rgb), rgb)
+        return rgb
 
 
 @dataclass(frozen=True)

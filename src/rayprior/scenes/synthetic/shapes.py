@@ -1,6 +1,7 @@
 """Shapes of the analytic scenes, each in its own frame: where a ray is inside, the normal, and the chart for textures.
 
-Every shape is convex (or flat), so a ray lies in it over one interval. That interval is all a tracer needs.
+A ray lies in a convex shape over one interval, and that is all a tracer needs; of other shapes it gets the first
+crossing.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ def dot(a: Float[Tensor, "r k"], b: Float[Tensor, "r k"]) -> Float[Tensor, "r"]:
 
 
 class Shape(Protocol):
-    """A convex body around the origin of its own frame.
+    """A body around the origin of its own frame.
 
-    interval  distances at which unit rays enter and leave; enter > leave where they miss; the two are equal where flat
+    interval  distances at which unit rays enter and leave; enter > leave where they miss; the two are equal where flat,
+              and of what is not convex, where both are the first crossing in front of the ray's origin
     normal    outward unit normal at points of the surface
     chart     two texture coordinates of points of the surface; a turn around an axis counts 1
     half      half extents of the axis-aligned box that holds the shape; inf where unbounded

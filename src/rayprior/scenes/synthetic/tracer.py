@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from math import inf, nan
+from math import hypot, inf, nan
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,6 +18,8 @@ from rayprior.scenes.synthetic.shading import RGB, Lighting, Material, fresnel, 
 from rayprior.scenes.synthetic.shapes import Shape, dot
 
 OFFSET = 1e-4  # secondary rays start this far above the surface: above float32's error, below a pixel
+MANY = 6  # objects that rays are first asked about all at once
+ROUNDING = 1e-5  # of squared lengths of a few units in float32
 SAME_POINT = 1e-5  # a camera sees a point when its first hit is no nearer than this
 
 
@@ -83,9 +86,21 @@ class World:
     @cached_property
     def _reach(self) -> Box:
         """A little more than all objects: rays that miss it miss everything."""
-        box = self.box(backdrop=True)
-        low, high = [x - OFFSET for x in box.low], [x + OFFSET for x in box.high]
-        return Box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+        return _grown(self.box(backdrop=True))
+
+    @cached_property
+    def _groups(self) -> tuple[tuple[Box, tuple[int, ...]], ...]:
+        """Objects by the box that holds them: those that are no backdrop apart, where there are both."""
+        within = tuple(i for i, o in enumerate(self.objects) if not o.backdrop)
+        if len(within) in (0, len(self.objects)):
+            return ((self._reach, tuple(range(len(self.objects)))),)
+        around = tuple(i for i, o in enumerate(self.objects) if o.backdrop)
+        return ((self._reach, around), (_grown(self.box()), within))
+
+
+def _grown(box: Box) -> Box:
+    low, high = [x - OFFSET for x in box.low], [x + OFFSET for x in box.high]
+    return Box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,16 +133,36 @@ def nearest(
     """(distance to the first surface, inf where none; index of its object, -1 where none)."""
     distance = torch.full_like(origins[:, 0], inf)
     which = torch.full(distance.shape, -1)
-    enter, leave = world._reach.hit(origins, directions)
-    near = ((enter <= leave) & (leave > 0)).nonzero()[:, 0]  # of a picture before white, about half
-    origins, directions = origins.index_select(0, near), directions.index_select(0, near)
-    first, thing = distance.index_select(0, near), which.index_select(0, near)
-    for index, candidate in enumerate(world.objects):
-        reached = candidate.hit(origins, directions)
-        closer = reached < first
-        first = torch.where(closer, reached, first)
-        thing = torch.where(closer, index, thing)
-    return distance.index_copy(0, near, first), which.index_copy(0, near, thing)
+    for box, objects in world._groups:
+        enter, leave = box.hit(origins, directions)
+        near = ((enter <= leave) & (leave > 0)).nonzero()[:, 0]  # of a picture before white, about half
+        from_near, towards = origins.index_select(0, near), directions.index_select(0, near)
+        first, thing = distance.index_select(0, near), which.index_select(0, near)
+        for index, at in _passing(world, objects, from_near, towards):
+            reached = world.objects[index].hit(from_near.index_select(0, at), towards.index_select(0, at))
+            before = first.index_select(0, at)
+            closer = reached < before
+            first.index_copy_(0, at, torch.where(closer, reached, before))
+            thing.index_copy_(0, at, torch.where(closer, index, thing.index_select(0, at)))
+        distance, which = distance.index_copy(0, near, first), which.index_copy(0, near, thing)
+    return distance, which
+
+
+def _passing(
+    world: World, objects: tuple[int, ...], origins: Tensor, directions: Tensor
+) -> Iterator[tuple[int, Int[Tensor, "n"]]]:
+    """Each object, and which rays may meet it: those that pass through the ball around it. A few objects are not worth
+    the asking."""
+    if len(objects) < MANY:
+        everything = torch.arange(len(origins))
+        yield from ((index, everything) for index in objects)
+        return
+    centre = origins.new_tensor([world.objects[i].at for i in objects])
+    reach = origins.new_tensor([hypot(*world.objects[i].shape.half) for i in objects])
+    ahead = centre @ directions.T - dot(origins, directions)  # (objects, rays)
+    apart = dot(centre, centre)[:, None] - 2 * centre @ origins.T + dot(origins, origins)
+    passes = apart - ahead.square() <= (reach.square() + ROUNDING)[:, None]
+    yield from ((index, rays.nonzero()[:, 0]) for index, rays in zip(objects, passes, strict=True))
 
 
 def trace(world: World, origins: Float[Tensor, "r 3"], directions: Float[Tensor, "r 3"]) -> Hit:
@@ -201,7 +236,7 @@ def _shade(
     shiny = (mirror > 0).nonzero()[:, 0]
     if bounces and len(shiny):
         bounced = reflected(directions[shiny], normal[shiny])
-        seen = _trace(world, above[shiny], bounced, sky.towards(bounced), bounces - 1).rgb
+        seen = _trace(world, above[shiny], bounced, sky.mirrored(bounced), bounces - 1).rgb
         share = fresnel(directions[shiny], normal[shiny], mirror[shiny])[:, None]
         rgb = rgb.index_copy(0, shiny, torch.lerp(rgb[shiny], seen, share))
     return rgb, lit
@@ -210,8 +245,15 @@ def _shade(
 def _blocked(world: World, origins: Tensor, towards: Tensor, reach: Tensor) -> Bool[Tensor, "r"]:
     """Whether anything stands between points and a light at distance `reach`."""
     blocked = torch.zeros(len(origins), dtype=torch.bool)
-    for thing in world.objects:
-        blocked |= thing.hit(origins, towards) < reach
+    for box, objects in world._groups:
+        enter, leave = box.hit(origins, towards)
+        near = ((enter <= leave) & (leave > 0) & ~blocked).nonzero()[:, 0]
+        from_near, way, until = (x.index_select(0, near) for x in (origins, towards, reach))
+        hidden = torch.zeros(len(near), dtype=torch.bool)
+        for index, at in _passing(world, objects, from_near, way):
+            reached = world.objects[index].hit(from_near.index_select(0, at), way.index_select(0, at))
+            hidden.index_copy_(0, at, hidden.index_select(0, at) | (reached < until.index_select(0, at)))
+        blocked = blocked.index_copy(0, near, hidden)
     return blocked
 
 
@@ -243,10 +285,15 @@ def view_hit(world: World, cameras: Cameras, index: int) -> Hit:
 def photograph(world: World, cameras: Cameras, index: int, *, supersample: int = 3) -> View:
     """What one camera sees. Colour and coverage average supersample x supersample rays a pixel."""
     width, height = cameras.size[index].tolist()
-    centre = view_hit(world, cameras, index)
+    grid = cameras.pixel_grid(index)
+    origins, directions = _rays(cameras, index, grid, torch.float64)
+    distance, which = nearest(world, origins, directions)
+    met = (which >= 0).nonzero()[:, 0]
+    points = origins[met] + directions[met] * distance[met, None]
+    surface = _surface(world, which[met], points, directions[met])  # no light: centres give no colour
     steps = (torch.arange(supersample) + 0.5) / supersample - 0.5
     shift = torch.cartesian_prod(steps, steps).view(-1, 2)
-    pixel = (cameras.pixel_grid(index)[:, None] + shift).view(-1, 2)
+    pixel = (grid[:, None] + shift).view(-1, 2)
     fine = _through(world, cameras, index, pixel, torch.float32)
     cover = torch.ones_like(fine.found) if world.background is None else fine.found
     cover = cover.float().view(-1, supersample**2, 1)
@@ -254,16 +301,20 @@ def photograph(world: World, cameras: Cameras, index: int, *, supersample: int =
     rgb = (fine.rgb.view(-1, supersample**2, 3) * cover).mean(dim=1) / alpha.clamp_min(1e-9)
     return View(
         rgba=torch.cat([rgb, alpha], dim=1).view(height, width, 4),
-        distance=torch.where(centre.found, centre.distance, nan).view(height, width),
-        normal=centre.normal.view(height, width, 3),
-        object=centre.object.view(height, width),
+        distance=torch.where(which >= 0, distance, nan).view(height, width),
+        normal=torch.full_like(origins, nan).index_copy(0, met, surface.normal).view(height, width, 3),
+        object=which.view(height, width),
     )
 
 
 def _through(world: World, cameras: Cameras, index: int, pixel: Tensor, dtype: torch.dtype) -> Hit:
+    return trace(world, *_rays(cameras, index, pixel, dtype))
+
+
+def _rays(cameras: Cameras, index: int, pixel: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     camera = torch.full((len(pixel),), index)
     origins = cameras.origins[index].to(dtype).expand(len(pixel), 3)
-    return trace(world, origins, cameras.directions(camera, pixel).to(dtype))
+    return origins, cameras.directions(camera, pixel).to(dtype)
 
 
 # -- what cameras share ------------------------------------------------------------------------------------------------
