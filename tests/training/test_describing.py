@@ -417,3 +417,13 @@ def test_the_faithful_one_has_the_values_of_its_code():
     assert how.non_matches == NonMatching(count=150, masked=0.5, exclude_px=0.0, exclude_share=0.0)
     assert (how.augment.background, how.augment.turn, how.augment.colours) == (0.5, 0.5, 0.0)
     assert (how.lr, how.decay, how.decay_every, how.weight_decay) == (1e-4, 0.9, 250, 1e-4)
+
+
+def test_a_larger_picture_is_described_at_the_scale_of_the_training(tmp_path: Path):
+    of = train_descriptors([exact()], TINY, tmp_path / "d", threads=1)
+    picture = exact().scene.picture(0)
+    own = of.describe(picture)
+    large = picture.repeat_interleave(3, dim=0).repeat_interleave(3, dim=1)
+    found = of.describe(large)
+    assert found.shape == (*large.shape[:2], own.shape[2])
+    assert torch.allclose(found[1::3, 1::3], own, atol=1e-5)

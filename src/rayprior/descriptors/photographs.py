@@ -34,11 +34,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Learned:
-    """What a describer learned from, as far as files tell it: `digest` is the SHA-256 of pairs and pictures."""
+    """What a describer learned from, as far as files tell it: `side` is the longest of its pictures, in pixels,
+    `digest` the SHA-256 of pairs and pictures."""
 
     scene: str
     pairs: int
     views: tuple[str, ...]
+    side: int
     digest: str
 
 
@@ -97,7 +99,8 @@ class Photographs:
             mask = self.masks[view]
             digest.update(b"" if mask is None else mask.contiguous().numpy().tobytes())
         names = tuple(self.scene.names[view] for view in self.pictures)
-        return Learned(self.named, len(self.pairs), names, digest.hexdigest())
+        side = max(max(picture.shape[1:]) for picture in self.pictures.values())
+        return Learned(self.named, len(self.pairs), names, side, digest.hexdigest())
 
     @property
     def has_masks(self) -> bool:

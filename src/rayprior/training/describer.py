@@ -13,6 +13,7 @@ from shlex import join
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -113,9 +114,22 @@ class Describer:
         return self.network()
 
     def describe(self, picture: Float[Tensor, "h w 3"]) -> Float[Tensor, "h w d"]:
-        """Descriptors of a picture with colours in [0, 1]."""
+        """Descriptors of a picture with colours in [0, 1].
+
+        The network knows things at one scale: a picture that is about k times as large as those that it learned from is
+        described at 1/k of its size, and descriptors are bilinear between those pixels.
+        """
+        height, width = picture.shape[:2]
+        planes = picture.float().movedim(2, 0)[None]
+        factor = max(1, round(max(height, width) / max(one.side for one in self.learned)))
         with torch.no_grad():
-            return self._network(picture.float().movedim(2, 0)[None])[0].permute(1, 2, 0).contiguous()
+            if factor > 1:
+                small = (max(1, height // factor), max(1, width // factor))
+                planes = F.interpolate(planes, small, mode="area")
+            found = self._network(planes)
+            if factor > 1:
+                found = F.interpolate(found, (height, width), mode="bilinear")
+        return found[0].permute(1, 2, 0).contiguous()
 
     def check_dimension(self, descriptors: Float[Tensor, "... d"], where: str) -> None:
         """UserError where descriptors from elsewhere cannot be compared with this one's."""
