@@ -32,12 +32,12 @@ def test_pairs_and_what_they_are_worth(rayprior: Cli):
     status, out, err = rayprior("correspond", "runs/a", "--out", "pairs", "--count", "60", "--cycle", "8")
     assert status == 0, err
     assert out.splitlines()[-1] == "pairs/pairs.json"
-    assert "60 pairs of pixels between 8 views by draw, cycle check 8 px" in out
+    assert "60 pairs of pixels between 8 views by median, cycle check 8 px" in out
     assert "label quality on 60 pixels whose match is known ('exact')" in out
     assert len(read_pairs(Path("pairs/pairs.json"), load_scene("synthetic:shapes"))) == 60
     about = json.loads(Path("pairs/labels.json").read_text())
     assert about["counts"]["kept"] == 60
-    assert set(about["quality"]) == {"draw", "draw, cycle 8 px"}
+    assert set(about["quality"]) == {"median", "median, cycle 8 px"}
     assert read_picture(Path("pairs/pairs.png")).shape[2] == 3
     assert sorted(p.name for p in Path("pairs").iterdir()) == ["labels.json", "pairs.json", "pairs.png"]
 

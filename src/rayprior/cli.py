@@ -996,7 +996,7 @@ def correspond(
     run: Positional[RunArg],
     out: Annotated[Path, arg(metavar="DIR")],
     views: Annotated[str | None, option("A,B,...", "the training views")] = None,
-    labels: Annotated[str, arg(metavar="SOURCE")] = "draw",
+    labels: Annotated[str, arg(metavar="SOURCE")] = "median",
     cycle: Annotated[str, arg(metavar="PX|none")] = "2",
     count: Annotated[int, arg(metavar="N")] = 100_000,
     form: Annotated[str, arg(metavar="json|original")] = "json",

@@ -220,7 +220,7 @@ def _asked(
             f"{target.word}: a capture has no field to take labels from; say which ones, --labels"
             f" {'|'.join(OF_CAPTURES)}, or give pairs with --pairs FILE, or a run that was trained on it"
         )
-    return Asked(word, labels or "draw", None, cycle, PAIRS if count is None else count, seed)
+    return Asked(word, labels or "median", None, cycle, PAIRS if count is None else count, seed)
 
 
 def _pool_name(place: int) -> str:
