@@ -225,7 +225,9 @@ def _with_choice(plan: Study, swept: Sequence[Job], folder: Path) -> Study:
     if not swept or plan.sweep is None:
         return plan
     settings = choice(plan, swept, read_rows(folder))
-    console.print(f"chosen for '{plan.sweep.arm}' by {plan.sweep.metric or plan.metrics[0]} on validation views: {', '.join(settings)}")
+    console.print(
+        f"chosen for '{plan.sweep.arm}' by {plan.sweep.metric or plan.metrics[0]} on validation views: {', '.join(settings)}"
+    )
     return plan.with_choice(settings)
 
 
