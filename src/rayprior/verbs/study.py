@@ -224,10 +224,8 @@ def _with_choice(plan: Study, swept: Sequence[Job], folder: Path) -> Study:
     """The study with its sweep decided, which is said; without a sweep, as it is."""
     if not swept or plan.sweep is None:
         return plan
-    settings = choice(plan, swept, read_rows(folder))
-    console.print(
-        f"chosen for '{plan.sweep.arm}' by {plan.sweep.metric or plan.metrics[0]} on validation views: {', '.join(settings)}"
-    )
+    settings, by = choice(plan, swept, read_rows(folder)), plan.sweep.metric or plan.metrics[0]
+    console.print(f"chosen for '{plan.sweep.arm}' by {by} on validation views: {', '.join(settings)}")
     return plan.with_choice(settings)
 
 
