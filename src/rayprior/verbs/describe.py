@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from rayprior.descriptors.drawing import draw_pairs, some_pairs, view_pairs
@@ -37,7 +35,7 @@ from rayprior.training.fit import cores, device_named
 from rayprior.training.loop import Progress as Standing
 from rayprior.training.run import Run, default_path, is_run
 from rayprior.training.tasks import scene_for
-from rayprior.verbs.terminal import console, counted, duration, number
+from rayprior.verbs.terminal import console, counted, number, stepped
 
 PAIRS = 100_000  # of a pool that descriptors are trained on, from each capture
 MATCHES = 128  # about so many in each pair of views, which is what a step looks at
@@ -168,7 +166,7 @@ def train(
 
     sources = [Source(target.scene, pool) for target, pool in zip(targets, pools, strict=True)]
     _announce(path, how, sources, mode)
-    with _progress(keep) as watch:
+    with stepped(_apart, keep) as watch:
         of = train_descriptors(
             sources, how, path, mode=mode, budget=budget, seed=seed, threads=threads, device=device, watch=watch
         )
@@ -304,37 +302,9 @@ def _announce(path: Path, how: Describing, sources: Sequence[Source], mode: Mode
     )
 
 
-@contextmanager
-def _progress(begun: Callable[[], None]) -> Iterator[Callable[[Standing], None]]:
-    """A bar with the distance of matches in the space of descriptors; where the output is no terminal, a line every
-    tenth. `begun` is called once, after the first step."""
-    bar = Progress(
-        TextColumn("step {task.fields[step]:>7,}"),
-        BarColumn(bar_width=None),
-        TextColumn("matches [bold]{task.fields[apart]:.3f}[/bold] apart  {task.fields[left]} left"),
-        console=console,
-        disable=not console.is_terminal,
-        refresh_per_second=8,
-    )
-    task, tenth = None, 0
-
-    def watch(now: Standing) -> None:
-        nonlocal task, tenth
-        apart = 10 ** (-now.psnr / 20)  # the log's dB are of the squared distance
-        numbers = {"step": now.step, "apart": apart, "left": duration(now.seconds_left)}
-        if task is None:
-            begun()
-            bar.start()
-            task = bar.add_task("", total=1.0, **numbers)
-        bar.update(task, completed=now.share, **numbers)
-        if not console.is_terminal and int(now.share * 10) > tenth:
-            tenth = int(now.share * 10)
-            console.print(f"{now.share:4.0%}  step {now.step:,}  matches {apart:.3f} apart  {numbers['left']} left")
-
-    try:
-        yield watch
-    finally:
-        bar.stop()
+def _apart(now: Standing) -> str:
+    """The root mean square distance of matches in the space of descriptors; the log's dB are of its square."""
+    return f"matches {10 ** (-now.psnr / 20):.3f} apart"
 
 
 # -- eval --------------------------------------------------------------------------------------------------------------

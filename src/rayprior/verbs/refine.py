@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-
-from rich.progress import BarColumn, Progress, TextColumn
 
 from rayprior.errors import UserError, did_you_mean
 from rayprior.networks.features import NAMES
 from rayprior.networks.refiner import Scale
 from rayprior.training.budget import Budget
-from rayprior.training.loop import Progress as Standing
 from rayprior.training.refining import REFINERS, Refining, refine, with_value
 from rayprior.training.run import Run
-from rayprior.verbs.terminal import console, counted, duration
+from rayprior.verbs.terminal import console, counted, stepped
 
 
 def refine_run(
@@ -35,7 +31,10 @@ def refine_run(
     """Train or go on; prints the refiner's folder last."""
     run = Run.open(path)
     chosen, typed = _chosen(recipe, settings, scale, shuffled)
-    with counted("rendering the training views", "views") as on_render, _progress() as watch:
+    with (
+        counted("rendering the training views", "views") as on_render,
+        stepped(lambda now: f"{now.psnr:.2f} dB") as watch,
+    ):
         of = refine(
             run, chosen, typed=typed, budget=budget, out=out, seed=seed, threads=threads, device=device, watch=watch,
             on_render=on_render, on_begin=lambda begun, pairs: _announce(run, begun.refining, pairs),
@@ -74,33 +73,3 @@ def _announce(run: Run, how: Refining, pairs: int) -> None:
     console.print(f"  {how.batch} crops of {how.crop} px a step; {weights}{tile}")
     if how.perceptual and how.features != "auto":
         console.print(f"  perceptual: {NAMES[how.features]}")
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[Standing], None]]:
-    """A bar with PSNR of the training crops and time left; where the output is no terminal, a line every tenth."""
-    bar = Progress(
-        TextColumn("step {task.fields[step]:>7,}"),
-        BarColumn(bar_width=None),
-        TextColumn("[bold]{task.fields[psnr]:5.2f} dB[/bold]  {task.fields[left]} left"),
-        console=console,
-        disable=not console.is_terminal,
-        refresh_per_second=8,
-    )
-    task, tenth = None, 0
-
-    def watch(now: Standing) -> None:
-        nonlocal task, tenth
-        numbers = {"step": now.step, "psnr": now.psnr, "left": duration(now.seconds_left)}
-        if task is None:
-            bar.start()
-            task = bar.add_task("", total=1.0, **numbers)
-        bar.update(task, completed=now.share, **numbers)
-        if not console.is_terminal and int(now.share * 10) > tenth:
-            tenth = int(now.share * 10)
-            console.print(f"{now.share:4.0%}  step {now.step:,}  {now.psnr:.2f} dB  {numbers['left']} left")
-
-    try:
-        yield watch
-    finally:
-        bar.stop()

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from rich.progress import BarColumn, Progress, TextColumn
 
 from rayprior.errors import UserError
 from rayprior.evaluation.export import export_path
@@ -35,7 +32,7 @@ from rayprior.training.settle import settle
 from rayprior.training.tasks import scene_for
 from rayprior.verbs.measure import finish
 from rayprior.verbs.measure_family import finish_family
-from rayprior.verbs.terminal import console, duration, rate, weight_text
+from rayprior.verbs.terminal import console, rate, stepped, weight_text
 
 DEMO_SECONDS = 20.0
 Follow = Callable[[Scene], Callable[[Model, Standing], None]]  # given the scene: what each step's model is shown to
@@ -222,47 +219,14 @@ def _announce(recipe: Recipe, scene: Scene | Family, budget: Budget, device: str
 
 @contextmanager
 def _progress() -> Iterator[Callable[[Standing], None]]:
-    """A bar with PSNR, rays/s and time left; where the output is no terminal, a line every tenth."""
-    bar = Progress(
-        TextColumn("step {task.fields[step]:>7,}"),
-        BarColumn(bar_width=None),
-        TextColumn("[bold]{task.fields[psnr]:5.2f} dB[/bold]  {task.fields[rate]:>9}  {task.fields[left]} left"),
-        console=console,
-        disable=not console.is_terminal,
-        refresh_per_second=8,
-    )
+    """A bar with PSNR, rays/s and time left."""
     status = console.status("preparing; the first run on a machine compiles its kernels, about half a minute")
     status.start() if console.is_terminal else console.print("preparing ...")
-    shown_at, tenth, task = 0.0, 0, None
-
-    def watch(now: Standing) -> None:
-        nonlocal shown_at, tenth, task
-        clock = time.monotonic()
-        if now.share < 1 and clock - shown_at < 0.1:
-            return
-        shown_at = clock
-        status.stop()
-        numbers = {
-            "step": now.step,
-            "psnr": now.psnr,
-            "rate": rate(now.rays_per_second),
-            "left": duration(now.seconds_left),
-        }
-        if task is None:
-            bar.start()
-            task = bar.add_task("", total=1.0, **numbers)
-        bar.update(task, completed=now.share, **numbers)
-        if not console.is_terminal and int(now.share * 10) > tenth:
-            tenth = int(now.share * 10)
-            console.print(
-                f"{now.share:4.0%}  step {now.step:,}  {now.psnr:.2f} dB  {numbers['rate']}  {numbers['left']} left"
-            )
-
     try:
-        yield watch
+        with stepped(lambda now: f"{now.psnr:.2f} dB  {rate(now.rays_per_second)}", status.stop) as watch:
+            yield watch
     finally:
         status.stop()
-        bar.stop()
 
 
 def _events(tensorboard: bool) -> Callable[[Run], None] | None:
