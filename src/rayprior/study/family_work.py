@@ -30,7 +30,7 @@ from rayprior.scenes.synthetic.making import make_family
 from rayprior.study.ascent import gaps
 from rayprior.study.family import FAMILY, ArmJob, FamilyStudy, FitJob, Fits
 from rayprior.study.family_fits import Fitted, fit_one, recipe_of_one, scene_of
-from rayprior.study.jobs import DEVICE, PREVIEWS, RUNS, ended, of_run, seconds_of_steps, trained_run
+from rayprior.study.jobs import DEVICE, PREVIEWS, RUNS, ended, of_run, row_begun, seconds_of_steps, trained_run
 from rayprior.study.rows import Row
 from rayprior.training.bill import rounded_duration
 from rayprior.training.budget import Budget
@@ -65,16 +65,7 @@ def ready_family(
 
 def run_family_job(job: ArmJob | FitJob, folder: Path) -> Row:
     """Train and measure, or fit; what goes wrong is said in the row. Of a worker, so it is a module's function."""
-    row = Row(
-        key=job.key,
-        study=job.study.name,
-        arm=job.arm,
-        scene=job.scene,
-        degradation="none",
-        seed=job.seed,
-        views="test",
-        status="failed",
-    )
+    row = row_begun(job, job.study.name)
     if isinstance(job, ArmJob):
         return ended(row, lambda row: _measured(job, folder, replace(row, run=f"{RUNS}/{job.run}")))
     return ended(row, lambda row: _fitted(job, folder, row))

@@ -72,6 +72,8 @@ class AnyJob(Protocol):
     @property
     def scene(self) -> str: ...
     @property
+    def seed(self) -> int: ...
+    @property
     def threads(self) -> int: ...
 
 
@@ -253,18 +255,16 @@ def slug(name: str) -> str:
 
 def run_job(job: Job, folder: Path) -> Row:
     """Train, score, keep a preview. Whatever goes wrong in it is a row that says so: a study goes on without it."""
-    row = Row(
-        key=job.key,
-        study=job.study,
-        arm=job.arm,
-        scene=job.scene,
-        degradation=job.degradation,
-        seed=job.seed,
-        views=job.views,
-        status="failed",
-        run=f"{RUNS}/{job.run}",
-    )
+    row = replace(row_begun(job, job.study), degradation=job.degradation, views=job.views, run=f"{RUNS}/{job.run}")
     return ended(row, lambda row: _trained(job, folder, row))
+
+
+def row_begun(job: AnyJob, study: str) -> Row:
+    """The row of a job that came to nothing yet, on undegraded test views."""
+    return Row(
+        key=job.key, study=study, arm=job.arm, scene=job.scene, degradation="none", seed=job.seed, views="test",
+        status="failed",
+    )  # fmt: skip
 
 
 def ended(row: Row, work: Callable[[Row], Row]) -> Row:

@@ -34,7 +34,7 @@ from rayprior.scenes.open import EMBEDDED, load_scene
 from rayprior.scenes.rays import Rays
 from rayprior.scenes.scene import Pictures, Scene
 from rayprior.scenes.synthetic import synthetic_scene
-from rayprior.study.jobs import DEVICE, RUNS, ended, of_run, seconds_of_steps, trained_run
+from rayprior.study.jobs import DEVICE, RUNS, ended, of_run, row_begun, seconds_of_steps, trained_run
 from rayprior.study.labels import CYCLE, DescriptorJob, LabelJob, LabelStudy, Subject
 from rayprior.study.labels_claims import DESCRIPTORS, LABELS, Errors, Evidence, numbers
 from rayprior.study.rows import Row
@@ -56,16 +56,7 @@ BESIDE_DESCRIPTORS = 5.0
 
 def run_label_job(job: LabelJob | DescriptorJob, folder: Path) -> Row:
     """Stage A or B; what goes wrong is said in the row. Of a worker, so it is a module's function."""
-    row = Row(
-        key=job.key,
-        study=job.study.name,
-        arm=job.arm,
-        scene=job.scene,
-        degradation="none",
-        seed=job.seed,
-        views="test",
-        status="failed",
-    )
+    row = row_begun(job, job.study.name)
     if isinstance(job, LabelJob):
         return ended(row, lambda row: _labelled(job, folder, replace(row, run=f"{RUNS}/{job.run}")))
     return ended(row, lambda row: _described(job, folder, replace(row, run=f"{RUNS}/{job.key}")))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -104,7 +104,10 @@ def study(
         wanted = jobs(plan, selection)
         there = rows_of(folder, wanted)
     _run_study(_not_in(there, wanted), there, folder, side, plan.metrics[0])
-    _report_study(folder, plan, (*swept, *jobs(plan, replace(selection, all=True, only=()))))
+    from rayprior.study.report import write_study
+
+    belongs = *swept, *jobs(plan, replace(selection, all=True, only=()))
+    _report(folder, belongs, lambda rows: write_study(folder, plan, rows, say=console.print))
 
 
 def family_study(
@@ -142,9 +145,8 @@ def family_study(
     _run_study(arms_to_do, there, folder, side, f"psnr@{plan.shift_views}", run_family_job)
     _run_study(fits_to_do, rows_of(folder, [*trained, *fitted]), folder, side, "psnr", run_family_job)
     everything = replace(selection, all=True, only=())
-    keys = {job.key for job in (*arm_jobs(plan, everything), *fit_jobs(plan, everything))}
-    rows = [row for row in read_rows(folder) if row.key in keys]
-    _said_of_rows(write_family_study(folder, plan, rows, say=console.print), rows)
+    belongs = *arm_jobs(plan, everything), *fit_jobs(plan, everything)
+    _report(folder, belongs, lambda rows: write_family_study(folder, plan, rows, say=console.print))
 
 
 def label_study(
@@ -183,9 +185,8 @@ def label_study(
     _run_study(labels_to_do, there, folder, side, "error_px", run_label_job)
     _run_study(descriptors_to_do, rows_of(folder, [*first, *then]), folder, side, "error_px", run_label_job)
     everything = replace(selection, all=True, only=())
-    keys = {job.key for job in (*label_jobs(plan, everything), *descriptor_jobs(plan, everything))}
-    rows = [row for row in read_rows(folder) if row.key in keys]
-    _said_of_rows(write_label_study(folder, plan, rows, say=console.print), rows)
+    belongs = *label_jobs(plan, everything), *descriptor_jobs(plan, everything)
+    _report(folder, belongs, lambda rows: write_label_study(folder, plan, rows, say=console.print))
 
 
 def _objects_left_out(plan: LabelStudy, selection: Selection, data: Path | None) -> tuple[str, ...]:
@@ -201,23 +202,17 @@ def _objects_left_out(plan: LabelStudy, selection: Selection, data: Path | None)
     return absent
 
 
-def _said_of_rows(report: Path, rows: Sequence[Row]) -> None:
-    """What failed, and the report's path last; exit with 1 where something did."""
+def _report(folder: Path, belongs: Iterable[AnyJob], write: Callable[[Sequence[Row]], Path]) -> None:
+    """Report what there is of these jobs, its path last; exit with 1 where one of them failed."""
+    keys = {job.key for job in belongs}
+    rows = [row for row in read_rows(folder) if row.key in keys]
+    report = write(rows)
     failed = [row for row in rows if not row.done]
     if failed:
         console.print(f"{len(failed)} of {len(rows)} runs failed; the same command tries them again")
     print(report)
     if failed:
         raise SystemExit(1)
-
-
-def _report_study(folder: Path, plan: Study, belongs: Sequence[Job]) -> None:
-    """Report what there is of these jobs; exit with 1 where one of them failed."""
-    from rayprior.study.report import write_study
-
-    keys = {job.key for job in belongs}
-    rows = [row for row in read_rows(folder) if row.key in keys]
-    _said_of_rows(write_study(folder, plan, rows, say=console.print), rows)
 
 
 def _with_choice(plan: Study, swept: Sequence[Job], folder: Path) -> Study:
