@@ -42,7 +42,7 @@ ROOMS = {
     "PIL": ("scenes", "capture", "evaluation", "viewer"),
     "rich": ("verbs", "cli"),
     "tyro": ("cli",),
-    "safetensors": ("training.run", "networks.descriptor", "priors.follow"),
+    "safetensors": ("training.folder", "networks.descriptor", "priors.follow"),
     "av": ("evaluation.export", "capture.frames"),
     "skimage": ("evaluation.mesh",),
     "scipy": ("evaluation.mesh",),

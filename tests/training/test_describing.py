@@ -62,7 +62,7 @@ def task(
 
 
 def weights(of: Describer) -> bytes:
-    return (of.folder.checkpoint_folder(of.step) / "model.safetensors").read_bytes()
+    return (of.checkpoint_folder(of.step) / "model.safetensors").read_bytes()
 
 
 def without_masks(scene: Scene) -> Scene:
@@ -99,7 +99,7 @@ def test_after_a_kill_it_goes_on_to_the_same_bits():
     assert Describer.open(Path("parts")).step == 3
     parts = describer("parts")
     assert weights(parts) == weights(whole)
-    rows = [[(row["step"], row["losses"]) for row in of.folder.read_log()] for of in (whole, parts)]
+    rows = [[(row["step"], row["losses"]) for row in of.read_log()] for of in (whole, parts)]
     assert rows[0] == rows[1]
     assert [step for step, _ in rows[0]] == [1, 2, 3, 4, 5, 6]
 

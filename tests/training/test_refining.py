@@ -58,7 +58,7 @@ def refiner(run: Run, out: str = "r", how: Refining = SMALL, **options) -> Refin
 
 
 def weights(of: RefinerRun) -> bytes:
-    return (of.folder.checkpoint_folder(of.step) / "model.safetensors").read_bytes()
+    return (of.checkpoint_folder(of.step) / "model.safetensors").read_bytes()
 
 
 def opens(monkeypatch: pytest.MonkeyPatch, scene: Scene) -> None:
@@ -81,8 +81,8 @@ def test_it_starts_as_the_identity_and_ends_elsewhere():
     run = begun()
     of = refiner(run)
     assert of.step == 6
-    assert [row["step"] for row in of.folder.read_log()] == [1, 2, 3, 4, 5, 6]
-    assert set(of.folder.read_log()[0]["losses"]) == {"adversarial", "l1", "perceptual"}
+    assert [row["step"] for row in of.read_log()] == [1, 2, 3, 4, 5, 6]
+    assert set(of.read_log()[0]["losses"]) == {"adversarial", "l1", "perceptual"}
     picture = torch.rand(1, 3, 24, 24)
     assert torch.equal(SMALL.net.build()(picture), picture)
     assert not torch.equal(of.network()(picture), picture)
@@ -103,10 +103,10 @@ def test_after_a_kill_it_goes_on_to_the_same_bits():
     assert RefinerRun.open(Path("parts"), run).step == 3
     parts = refiner(run, "parts")
     assert weights(parts) == weights(whole)
-    states = [of.folder._read_state(6)["task"] for of in (whole, parts)]
+    states = [of._read_state(6)["task"] for of in (whole, parts)]
     for name in ("network", "critic"):
         assert all(torch.equal(states[0][name][key], value) for key, value in states[1][name].items())
-    rows = [[(row["step"], row["losses"]) for row in of.folder.read_log()] for of in (whole, parts)]
+    rows = [[(row["step"], row["losses"]) for row in of.read_log()] for of in (whole, parts)]
     assert rows[0] == rows[1]
 
 

@@ -69,7 +69,7 @@ def _refiner(how: Refine, run: Run, folder: Path) -> RefinerRun:
 
 
 def _seconds(of: RefinerRun) -> float:
-    log = of.folder.read_log()
+    log = of.read_log()
     return float(log[-1]["seconds"]) if log else 0.0
 
 

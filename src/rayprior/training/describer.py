@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from shlex import join
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,16 +26,16 @@ from rayprior.plain import Reader, to_plain
 from rayprior.training.budget import Budget
 from rayprior.training.describing import KINDS, Describing, TrainDescriptors
 from rayprior.training.fit import cores, device_named
+from rayprior.training.folder import Folder
 from rayprior.training.loop import Progress, train
-from rayprior.training.recipe import Recipe
 from rayprior.training.recipe_json import FORMAT, checked_format, read_json
-from rayprior.training.run import Conditions, Opening, Run, versions
+from rayprior.training.run import Conditions, versions
 
 ABOUT = "describer.json"
 
 
 @dataclass(frozen=True)
-class Describer:
+class Describer(Folder):
     """The folder of one training of descriptors.
 
     describer.json   what it is, what it learned from, under which conditions
@@ -77,14 +77,14 @@ class Describer:
         parts = {f.name: to_plain(getattr(self, f.name), KINDS) for f in fields(self) if f.name != "path"}
         write_json(self.path / ABOUT, {"format": FORMAT, **parts, "versions": versions()})
 
-    @cached_property
-    def folder(self) -> Run:
-        """As the training loop writes a run: checkpoints carry the digest of what is learned, how and from what."""
-        folder = Run(self.path, cast(Recipe, None), Opening("", {}, {}), self.conditions)  # it asks for neither
+    @property
+    def digest(self) -> str:
         about = [to_plain(part, KINDS) for part in (replace(self.describing, steps=1), self.mode, self.learned)]
-        text = json.dumps(about, separators=(",", ":"))
-        vars(folder)["recipe_hash"] = hashlib.sha256(text.encode()).hexdigest()
-        return folder
+        return hashlib.sha256(json.dumps(about, separators=(",", ":")).encode()).hexdigest()
+
+    @property
+    def described_in(self) -> str:
+        return ABOUT
 
     @property
     def dimension(self) -> int:
@@ -94,7 +94,7 @@ class Describer:
     @property
     def step(self) -> int:
         """Of its latest checkpoint. UserError where there is none."""
-        step = self.folder.latest
+        step = self.latest
         if step is None:
             raise UserError(f"{self.path}: this describer has no checkpoint yet; train it, rayprior describe train")
         return step
@@ -106,7 +106,7 @@ class Describer:
     def network(self) -> DescriptorNet:
         """The network at its latest checkpoint."""
         network = self.describing.net.build(pretrained=False).requires_grad_(False)
-        self.folder.load_weights(network, self.step)
+        self.load_weights(network, self.step)
         return network.eval()
 
     @cached_property
@@ -171,9 +171,9 @@ def train_descriptors(
     task = TrainDescriptors(how, photographs, mode, of.conditions.seed, where)
     of.write()
     try:
-        train(task, of.folder, of.conditions.budget, of.budget, watch)
+        train(task, of, of.conditions.budget, of.budget, watch)
     except KeyboardInterrupt:
-        at_step = of.folder.latest or 0
+        at_step = of.latest or 0
         raise KeyboardInterrupt(f"at step {at_step:,}; go on with the same command, --out {out}") from None
     return of
 

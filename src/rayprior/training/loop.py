@@ -17,7 +17,7 @@ from rayprior.errors import UserError
 from rayprior.maths.psnr import psnr
 from rayprior.training import processes
 from rayprior.training.budget import Budget
-from rayprior.training.run import Run
+from rayprior.training.folder import Folder
 
 LOG_LINES = 200  # a step budget is logged this often, a seconds budget every half second
 SAVE_SHARE, SAVE_SECONDS = 0.1, 60.0
@@ -51,7 +51,7 @@ class Progress:
 
 def train(
     task: Task,
-    run: Run,
+    run: Folder,
     budget: Budget,
     end: Budget,
     watch: Callable[[Progress], None] = lambda progress: None,
@@ -150,7 +150,7 @@ def _progress(step: int, seconds: float, share: float, error: float, rays: int) 
     return Progress(step, seconds, share, psnr(error), rays * step / max(seconds, 1e-9), left)
 
 
-def _not_finite(losses: dict[str, Tensor], step: int, run: Run) -> UserError:
+def _not_finite(losses: dict[str, Tensor], step: int, run: Folder) -> UserError:
     bad = [name for name, loss in losses.items() if not torch.isfinite(loss.detach())]
     named = ", ".join(f"'{name}' ({float(losses[name].detach())})" for name in bad) or "the sum of all terms"
     return UserError(

@@ -20,9 +20,10 @@ from rayprior.rendering.model import Model
 from rayprior.scenes.formats.family import cameras_of, sha256
 from rayprior.scenes.scene import Background, Bounds, Pictures, Scene, Split
 from rayprior.training.fit import device_named
+from rayprior.training.folder import MODEL
 from rayprior.training.recipe import Recipe
 from rayprior.training.recipe_json import FORMAT, checked_format, read_json
-from rayprior.training.run import MODEL, Conditions, Opening, Run
+from rayprior.training.run import Conditions, Opening, Run
 from rayprior.training.settle import settle
 from rayprior.training.tasks import FitScene
 

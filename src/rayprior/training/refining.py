@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
 from pathlib import Path
 from shlex import join
 from typing import Any, Literal
@@ -35,6 +34,7 @@ from rayprior.rendering.refined import Refined, coarser
 from rayprior.scenes.scene import Scene
 from rayprior.training.budget import Budget
 from rayprior.training.fit import cores, device_named
+from rayprior.training.folder import Folder
 from rayprior.training.loop import Progress, train
 from rayprior.training.one_scene import model_digest
 from rayprior.training.recipe_json import FORMAT, checked_format, read_json
@@ -438,7 +438,7 @@ def _network(refining: Refining) -> Literal["random", "vgg19"]:
 
 
 @dataclass(frozen=True)
-class RefinerRun:
+class RefinerRun(Folder):
     """The folder of one refiner's training; it is read beside the run that it belongs to.
 
     refiner.json   what it is, of which run, under which conditions     pairs/   the renderings that it learned from
@@ -479,18 +479,19 @@ class RefinerRun:
         parts = {name: to_plain(getattr(self, name), KINDS) for name in ("refining", "source", "conditions")}
         write_json(self.path / ABOUT, {"format": FORMAT, **parts, "versions": versions()})
 
-    @cached_property
-    def folder(self) -> Run:
-        """As the training loop writes a run: checkpoints carry the digest of refiner and source."""
-        folder = Run(self.path, self.run.recipe, self.run.opening, self.conditions)
+    @property
+    def digest(self) -> str:
         about = json.dumps([to_plain(part, KINDS) for part in (self.refining, self.source)], separators=(",", ":"))
-        vars(folder)["recipe_hash"] = hashlib.sha256(about.encode()).hexdigest()
-        return folder
+        return hashlib.sha256(about.encode()).hexdigest()
+
+    @property
+    def described_in(self) -> str:
+        return ABOUT
 
     @property
     def step(self) -> int:
         """Of its latest checkpoint. UserError where there is none."""
-        step = self.folder.latest
+        step = self.latest
         if step is None:
             raise UserError(
                 f"{self.path}: this refiner has no checkpoint yet; go on with rayprior refine {self.run.path}"
@@ -504,7 +505,7 @@ class RefinerRun:
     def network(self) -> Refiner:
         """The refiner at its latest checkpoint."""
         network = self.refining.net.build().requires_grad_(False)
-        self.folder.load_weights(network, self.step)
+        self.load_weights(network, self.step)
         return network
 
     def refined(self, scene: Scene) -> Refined:
@@ -582,9 +583,9 @@ def refine(
     on_begin(of, len(pairs))
     task = TrainRefiner(how, pairs, of.conditions.seed, where)
     try:
-        train(task, of.folder, of.conditions.budget, of.budget, watch)
+        train(task, of, of.conditions.budget, of.budget, watch)
     except KeyboardInterrupt:
-        at = f"at step {of.folder.latest or 0:,}; "
+        at = f"at step {of.latest or 0:,}; "
         raise KeyboardInterrupt(f"{at}go on with: rayprior refine {run.path} --out {path}") from None
     return of
 

@@ -75,7 +75,7 @@ def _evaluate_refined(of: RefinerRun, scene: Scene, lpips: LpipsChoice, flicker:
         fit_code(run.model, on_background(scene, None), view)
     result = _score(run, scene, scene.split.test, lpips, refined, halves, flicker)
     result = replace(result, protocol={**result.protocol, "refiner": of.said})
-    path = of.folder.metrics_path
+    path = of.metrics_path
     result.write(path)
     _print_table(result, run, ", refined")
     console.print(of.said)
