@@ -341,6 +341,22 @@ def test_sparse_points_are_a_truth(scene: Scene, tmp_path: Path):
     assert float(np.nanmedian(found.error)) < 1e-3
 
 
+def test_sparse_points_are_asked_for_in_few_pairs_of_views(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    subject = replace(study_of(tmp_path).objects["still"], truth="points")
+
+    def asked(count: int) -> tuple[int, int]:
+        truth = work.true_pairs(scene, subject, scene.split.train, count)
+        return len(truth), len({(int(s), int(t)) for s, t in zip(truth.view_s, truth.view_t, strict=True)})
+
+    every, views = asked(1_000_000)
+    monkeypatch.setattr(work, "PAIRS_OF_VIEWS", 2)
+    assert asked(2)[1] <= 2 < views
+    assert asked(every // 2)[0] == every // 2
+    assert asked(1_000_000) == (every, views)
+
+
 def test_chance_is_a_pixel_of_the_mask(scene: Scene, tmp_path: Path):
     truth = work.true_pairs(scene, study_of(tmp_path).objects["still"], scene.split.test, 200)
     error = work._chance(scene, truth)

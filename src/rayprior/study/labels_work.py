@@ -270,12 +270,23 @@ def true_pairs(scene: Scene, subject: Subject, views: Sequence[int], count: int)
     """`count` true matches of pixels of the object; of sparse points no more than there are."""
     generator = _generator(0, 0)
     if subject.truth == "points":
-        pairs = track_pairs(scene, views)
-        return pairs[torch.randperm(len(pairs), generator=generator)[:count]]
+        return _tracked_pairs(track_pairs(scene, views), count, generator)
     chosen = _views_for(scene, views, generator)
     if subject.truth == "cycle":
         return _unknown(scene, views, chosen, count, generator)
     return draw_pairs(labels_of(subject.truth, scene, None), scene, views, count, generator, pairs=chosen)
+
+
+def _tracked_pairs(pairs: Pairs, count: int, generator: Generator) -> Pairs:
+    """`count` of the pairs, of PAIRS_OF_VIEWS pairs of views, or of more where these have too few: a source looks at
+    one pair of views at a time, and tracks tie but some pixels of each two."""
+    _, which, each = torch.stack([pairs.view_s, pairs.view_t], dim=1).unique(
+        dim=0, return_inverse=True, return_counts=True
+    )
+    order = torch.randperm(len(each), generator=generator)
+    enough = int((each[order].cumsum(0) < count).sum()) + 1
+    rows = torch.isin(which, order[: max(enough, PAIRS_OF_VIEWS)]).nonzero()[:, 0]
+    return pairs[rows[torch.randperm(len(rows), generator=generator)[:count]]]
 
 
 def _unknown(
