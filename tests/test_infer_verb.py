@@ -245,7 +245,6 @@ MISTAKES: dict[str, tuple[str, tuple[str, ...]]] = {
     "negative samples": ("infer trained rooms/8@0 --samples -1", ("--samples -1", "expected 0 or more")),
     "negative refinements": ("infer trained rooms/8@0 --refinements -1", ("--refinements -1", "0 or more")),
     "refinements that were not learned": ("infer trained rooms/8@0 --refinements 2", ("learned no refinement",)),
-    "no demo": ("infer demo rooms/8@0", ("demo", "not in this installation", "rayprior train nerf-vae")),
     "to begin at a run and have a recipe": ("train grid rooms/8 --start-from trained", ("a recipe", "SCENE alone")),
     "to begin at a family": ("train --start-from trained", ("which of its scenes", "Name one")),
     "to begin elsewhere": ("train --start-from trained synthetic:shapes", ("its near is",)),
@@ -302,6 +301,14 @@ def test_weights_of_another_scene_function_are_refused(house: Cli):
     assert "a checkpoint of another recipe" in err
 
 
-def test_the_demo_is_a_run_beside_the_code(house: Cli, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("rayprior.verbs.infer.DEMO_FOLDER", Path(RUN).absolute())
+def test_the_demo_comes_with_the_package(house: Cli):
+    """It is of pictures of 32 x 32, and takes others at that size."""
     assert last(house("infer", "demo", f"{ROOMS}/8@0", "--samples", "0", "--out", "found", *ONE)) == "found"
+
+
+def test_an_installation_without_the_demo(house: Cli, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("rayprior.verbs.infer.DEMO_FOLDER", Path("nowhere"))
+    status, _, err = house("infer", "demo", f"{ROOMS}/8@0", "--out", "found", *ONE)
+    assert status == 2
+    for word in ("demo", "not in this installation", "rayprior train nerf-vae"):
+        assert word in err

@@ -74,7 +74,6 @@ MISTAKES: dict[str, tuple[str, tuple[str, ...]]] = {
     "occupied": ("sample trained --out my-capture", ("my-capture: is there already", "another --out")),
     "not inferred": ("sample trained --between my-capture my-capture --out new", ("posterior.json", "rayprior infer")),
     "no such run": ("sample nowhere --out new", ("nowhere: no such folder",)),
-    "no demo": ("sample demo --out new", ("demo", "not in this installation", "rayprior train nerf-vae")),
 }
 
 

@@ -33,7 +33,7 @@ def tiny(refinements: int = 0, beta: float = 1.0, lr: float = 4e-4) -> Recipe:
         field=SceneFunction(width=16, depth=3),
         sampler=CoarseField(coarse=6, fine=6),
         codes=Codes(latent=8),
-        inference=Inference(Encoder(width=8, hidden=16), Refinement(), refinements=refinements, rays=8),
+        inference=Inference(Encoder(side=4, hidden=16), Refinement(), refinements=refinements, rays=8),
         episodes=Episodes(scenes=2, context=2, targets=2),
         photo=Photo(rays=16),
         terms={**nerf_vae.terms, "latent_kl": LatentKL(weight=beta)},

@@ -374,12 +374,14 @@ sharp = replace(
 )
 
 # Ours, after NeRF-VAE (Kosiorek et al., ICML 2021): of the paper no table and no code is known to us, so sizes and
-# schedules are the house's own. beta rises while the likelihood finds what there is to tell.
+# schedules are the house's own. beta rises while the likelihood finds what there is to tell. Every ray ends at the
+# latest where the family's box does, opaque: without that, fog before the cameras paints the pictures (docs/log.md).
 nerf_vae = Recipe(
     name="nerf-vae",
     about="one look at a scene never seen before: what a family of scenes has in common, and a latent for each",
     field=SceneFunction(),
-    sampler=CoarseField(coarse=32, fine=32),
+    sampler=Uniform(48),
+    compositing=Compositing(opaque_tail=True),
     terms={
         "scene_likelihood": SceneLikelihood(std=0.1),
         "latent_kl": LatentKL(weight=Schedule(((0.0, 0.0), (0.2, 1.0)), of="budget")),
@@ -388,8 +390,8 @@ nerf_vae = Recipe(
     codes=Codes(latent=128),
     inference=Inference(),
     episodes=Episodes(),
-    photo=Photo(rays=512),
-    optimiser=Adam(lr=4e-4),
+    photo=Photo(rays=344),
+    optimiser=Adam(lr=Schedule(((0.0, 1e-3), (0.5, 1e-3), (1.0, 3e-5)), of="budget")),
     steps=6_000,
     expects="none: no table of the paper is known, and its sets of scenes are not to be had",
 )
@@ -399,7 +401,7 @@ nerf_vae_refined = replace(
     nerf_vae,
     name="nerf-vae-refined",
     about="nerf-vae, its guess of a scene improved once by the gradient of the ELBO",
-    inference=Inference(refinements=1),
+    inference=Inference(refinements=1, rays=32),
 )
 
 # Its controls. Without KL nothing asks the latent to be a draw of a prior, and the deviation that it starts with is too

@@ -257,7 +257,7 @@ def small_model(family: Family) -> Model:
         Space("box", family.bounds.box),
         Compositing(),
         Codes(latent=8, photographs=0),
-        Inference(encoder=Encoder(width=8, hidden=16)),
+        Inference(encoder=Encoder(side=4, hidden=16)),
     )
 
 

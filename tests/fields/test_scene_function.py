@@ -67,7 +67,7 @@ def test_mlp_is_a_network_of_the_concatenation():
         h = F.relu(F.linear(h, weight, layer.bias))
     density, feature = field.density(x, None, z)
     torch.testing.assert_close(feature, h)
-    torch.testing.assert_close(density, F.softplus(field.density_head(h)[..., 0] - 1))
+    torch.testing.assert_close(density, F.softplus(field.density_head(h)[..., 0] - 3))
 
 
 def test_ain_shifts_then_scales_before_each_layer_but_the_last():
@@ -314,7 +314,7 @@ def test_a_budget_that_one_kind_cannot_keep():
     [
         ({"kind": "attentoin"}, 64, "field.conditioning is 'attentoin'; did you mean 'attention'?"),
         ({"depth": 1}, 64, "field.depth is 1; expected at least 2 layers"),
-        ({"kind": "attention", "tokens": 60}, 60, "field.tokens is 60; expected a square number"),
+        ({"kind": "attention", "tokens": 0}, 60, "field.tokens is 0; expected at least 1"),
         ({"kind": "attention"}, 100, "a latent of 100 numbers cannot be shared by field.tokens=64"),
         ({"kind": "attention", "heads": 3}, 64, "field.attended is 32; expected a multiple of field.heads=3"),
     ],

@@ -16,9 +16,9 @@ both = pytest.mark.parametrize("config", [LAYER, LOG_SIGN], ids=lambda config: c
 LATENT, FEATURES = 8, 12
 
 
-def built(config: Refinement, tokens: int = 1, seed: int = 0) -> SceneRefinement:
+def built(config: Refinement, seed: int = 0) -> SceneRefinement:
     torch.manual_seed(seed)
-    return config.build(LATENT, FEATURES, tokens)
+    return config.build(LATENT, FEATURES)
 
 
 def given(scenes: int = 3, seed: int = 1) -> list[Tensor]:
@@ -92,24 +92,8 @@ def test_scenes_of_a_batch_do_not_touch_each_other(config):
 
 
 @both
-def test_one_net_for_all_tokens(config):
-    """Four tokens in another order are refined in that order. Layer norm sees them all, in whatever order."""
-    refinement, parts = built(config, tokens=4), given()
-    order = [2, 0, 3, 1]
-
-    def turned(part: Tensor) -> Tensor:
-        return part.view(3, 4, -1)[:, order].flatten(start_dim=1)
-
-    for straight, other in zip(refinement(*parts), refinement(*map(turned, parts))):
-        torch.testing.assert_close(turned(straight), other)
-    with pytest.raises(ValueError, match="8 latent numbers and 12 features are not made of 3 tokens"):
-        config.build(LATENT, FEATURES, 3)
-
-
-@both
-@pytest.mark.parametrize("tokens", [1, 4])
-def test_gradients_reach_every_parameter(config, tokens):
-    refinement = built(config, tokens)
+def test_gradients_reach_every_parameter(config):
+    refinement = built(config)
     mean, log_std = refinement(*given())
     (mean.square().sum() + log_std.exp().sum()).backward()
     for name, parameter in refinement.named_parameters():

@@ -42,8 +42,8 @@ from rayprior.training.settle import settle
 
 STUDY = Path(__file__).parents[2] / "studies" / "nerf_vae.toml"
 SMALL = [
-    "field.width=8", "field.depth=2", "field.octaves=3", "sampler.coarse=4", "sampler.fine=4", "photo.rays=32",
-    "codes.latent=8", "inference.encoder.width=8", "inference.encoder.hidden=16", "inference.rays=8",
+    "field.width=8", "field.depth=2", "field.octaves=3", "sampler.samples=8", "photo.rays=32",
+    "codes.latent=8", "inference.encoder.side=4", "inference.encoder.hidden=16", "inference.rays=8",
 ]  # fmt: skip
 PAINTS = ["field.representation=8", "field.cores=1", "field.hidden=8", "field.kernel=3"]
 TEXT = f"""
@@ -156,8 +156,9 @@ def model(made: Family) -> Model:
 def test_the_repositorys_study_reads_and_its_arms_are_all_made():
     study = read_family_study(STUDY)
     assert is_family_study(STUDY)
-    assert {"nerf-vae", "scene-autoencoder", "gqn", "gqn-rays", "nerf-vae-refined"} == set(selected(study, Selection()))
-    assert (study.family.size, study.family.scenes - study.family.test, study.family.test) == (32, 500, 40)
+    arms = {"nerf-vae", "nerf-vae, depth", "scene-autoencoder", "gqn", "gqn-rays", "nerf-vae-refined"}
+    assert arms == set(selected(study, Selection()))
+    assert (study.family.size, study.family.scenes - study.family.test, study.family.test) == (32, 4000, 40)
     assert {type(claim) for claim in study.claims} == {FewViews, SmallerSlope, GapClosed, Uncertain, Worth, Lower}
     assert len({std_of(arm.chosen()) for arm in study.arms.values()}) == 1
     head = STUDY.read_text().split("name =")[0]
@@ -284,7 +285,7 @@ def test_a_scene_of_a_family_is_what_it_would_be_opened_as(made: Family):
 
 
 def test_a_fit_of_one_scene_gets_better_and_is_stopped_at_its_best(made: Family):
-    recipe = recipe_of_one(METHODS["nerf-vae"], [*SMALL[:6], "optimiser.lr=0.03"])
+    recipe = recipe_of_one(METHODS["nerf-vae"], [*SMALL[:5], "optimiser.lr=0.03"])
     assert recipe.episodes is None
     assert recipe.codes.latent == 0
     brief = fit_one(recipe, made, 6, 3, steps=1, every=1, seed=0)
@@ -298,7 +299,7 @@ def test_a_fit_that_starts_from_a_family_is_its_unseen_scene(made: Family, model
     from rayprior.evaluation.family import evaluate_family
     from rayprior.training.tasks import FitScene
 
-    recipe = recipe_of_one(METHODS["nerf-vae"], SMALL[:7], latent=True)
+    recipe = recipe_of_one(METHODS["nerf-vae"], SMALL[:6], latent=True)
     scene = scene_of(made, 6, (0, 1))
     task = FitScene(settle(recipe, scene), scene, 0, torch.device("cpu"))
     start = model.state_dict()

@@ -18,6 +18,7 @@ from rayprior.networks.encoder import Encoder
 from rayprior.networks.refinement import Refinement
 from rayprior.priors.spec import parse_priors
 from rayprior.rendering.coarse import CoarseField
+from rayprior.rendering.compositing import Compositing
 from rayprior.rendering.inference import Inference
 from rayprior.rendering.samplers import Guide
 from rayprior.scenes.family import Family
@@ -37,8 +38,9 @@ SMALL = replace(
     METHODS["nerf-vae"],
     field=SceneFunction(width=16, octaves=4, view_octaves=2),
     sampler=CoarseField(coarse=8, fine=8),
+    compositing=Compositing(),  # balls hang before nothing: no walls end their rays
     codes=Codes(latent=8),
-    inference=Inference(Encoder(width=8, hidden=16), Refinement(hidden=16), rays=6),
+    inference=Inference(Encoder(side=4, hidden=16), Refinement(hidden=16), rays=6),
     episodes=Episodes(scenes=4, context=5, targets=2),
     photo=Photo(rays=32),
 )
@@ -389,11 +391,11 @@ def test_codes_tell_exposures_apart():
     found = []
     for codes in (Codes(latent=8), Codes(latent=8, affine=True)):
         fit = task(replace(SMALL, codes=codes, optimiser=Adam(lr=1e-2), photo=Photo(rays=64)), family)
-        for k in range(80):
+        for k in range(300):
             step(fit, k)
         with torch.no_grad():
             found.append(sum(float(fit.losses(1000 + k, 1.0)[1]) for k in range(20)))
-    assert found[1] < 0.95 * found[0]
+    assert found[1] < 0.97 * found[0]
 
 
 def test_the_bill_counts_what_a_step_keeps():

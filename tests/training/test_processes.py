@@ -38,7 +38,7 @@ RECIPE = replace(
     sampler=CoarseField(coarse=6, fine=6),
     terms={**METHODS["nerf-vae"].terms, **parse_priors(("entropy:rays=14,per=rays",))},
     codes=Codes(latent=4),
-    inference=Inference(Encoder(width=8, hidden=8), Refinement(hidden=8), refinements=1, rays=6),
+    inference=Inference(Encoder(side=4, hidden=8), Refinement(hidden=8), refinements=1, rays=6),
     episodes=Episodes(scenes=5, accumulate=2),
     photo=Photo(rays=30),
 )

@@ -22,6 +22,7 @@ from rayprior.fields.space import Space
 
 Kind = Literal["mlp", "ain", "attention"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+EMPTY = 3.0  # below which a density's logit begins: rays then reach what stands behind, and fog has to be earned
 CLOSE = 0.03  # parameter counts are called equal within this share
 
 
@@ -35,8 +36,7 @@ class SceneFunction:
               attention  the latent is `tokens` tokens; a position asks them, and what it is told stands in for the
                          latent of 'ain'
     octaves, view_octaves  numbers of octaves of the encodings of position and direction
-    heads, attended, tokens  of 'attention' alone: heads; numbers that a position is told, over all heads; tokens, a
-              square number since they lie on a grid
+    heads, attended, tokens  of 'attention' alone: heads; numbers that a position is told, over all heads; tokens
     """
 
     kind: Kind = default(default="ain", metadata={"key": "conditioning"})  # "kind" says that it is a scene function
@@ -51,8 +51,8 @@ class SceneFunction:
     def build(self, space: Space, appearance: int = 0, latent: int = 0) -> SceneFunctionField:
         """appearance, latent: lengths of the codes that colour, and that density reads; 0: none.
 
-        UserError for an unknown kind, fewer than two layers, tokens that are not square or cannot share the latent
-        evenly, heads that cannot share what is attended.
+        UserError for an unknown kind, fewer than two layers, tokens that cannot share the latent evenly, heads that
+        cannot share what is attended.
         """
         if self.kind not in KINDS:
             raise UserError(f"field.conditioning is '{self.kind}'{did_you_mean(self.kind, KINDS)}")
@@ -63,8 +63,8 @@ class SceneFunction:
         return SceneFunctionField(self, space, appearance, latent)
 
     def _check_tokens(self, latent: int) -> None:
-        if self.tokens < 1 or round(self.tokens**0.5) ** 2 != self.tokens:
-            raise UserError(f"field.tokens is {self.tokens}; expected a square number, such as 64 for a grid of 8 x 8")
+        if self.tokens < 1:
+            raise UserError(f"field.tokens is {self.tokens}; expected at least 1, such as 64")
         if latent % self.tokens:
             raise UserError(
                 f"a latent of {latent} numbers cannot be shared by field.tokens={self.tokens}; expected a multiple of "
@@ -77,8 +77,8 @@ class SceneFunction:
 class SceneFunctionField(Field):
     """Position and latent -> trunk -> density and feature; feature and direction -> one hidden layer -> colour.
 
-    Density softplus(x - 1). Without a latent it is the scene of latent 0, which for 'ain' and 'attention' is the trunk
-    alone: nothing is computed for it.
+    Density softplus(x - 3), so that it begins almost empty. Without a latent it is the scene of latent 0, which for
+    'ain' and 'attention' is the trunk alone: nothing is computed for it.
     """
 
     def __init__(self, config: SceneFunction, space: Space, appearance: int = 0, latent: int = 0) -> None:
@@ -111,7 +111,7 @@ class SceneFunctionField(Field):
         rows = 1 if latent is None else len(latent)
         flat = x.reshape(rows, x.shape[:-1].numel() // max(rows, 1), 3)
         h = self.trunk(frequency(self.space.coordinates(flat), self.config.octaves), latent)
-        density = F.softplus(self.density_head(h) - 1)
+        density = F.softplus(self.density_head(h) - EMPTY)
         return density.view(x.shape[:-1]), h.view(*x.shape[:-1], self.features)
 
     def colour(

@@ -32,25 +32,21 @@ class Refinement:
     gate: float = 0.1
     norm: Literal["layer", "log-sign"] = "layer"
 
-    def build(self, latent: int, features: int, tokens: int = 1) -> SceneRefinement:
-        """latent, features  lengths of the latent and of the encoder's embedding
-        tokens  how many tokens both are made of (`Encoder.tokens`); one net then refines each of them
-        """
-        if latent % tokens or features % tokens:
-            raise ValueError(f"{latent} latent numbers and {features} features are not made of {tokens} tokens")
-        return SceneRefinement(self, latent, features, tokens)
+    def build(self, latent: int, features: int) -> SceneRefinement:
+        """latent, features: lengths of the latent and of the encoder's embedding."""
+        return SceneRefinement(self, latent, features)
 
 
 class SceneRefinement(nn.Module):
     """One step, the same net for every step. With `gate` zero it gives back the belief that it was given."""
 
-    def __init__(self, config: Refinement, latent: int, features: int, tokens: int) -> None:
+    def __init__(self, config: Refinement, latent: int, features: int) -> None:
         super().__init__()
-        self.config, self.tokens = config, tokens
-        numbers = 2 * latent // tokens  # of lambda, a token
+        self.config = config
+        numbers = 2 * latent  # of lambda
         gradients = numbers if config.norm == "layer" else 2 * numbers
         self.net = nn.Sequential(
-            nn.Linear(features // tokens + numbers + gradients, config.hidden),
+            nn.Linear(features + numbers + gradients, config.hidden),
             nn.ReLU(),
             nn.Linear(config.hidden, config.hidden),
             nn.ReLU(),
@@ -69,10 +65,9 @@ class SceneRefinement(nn.Module):
         """The refined mean and log_std. Gradients are of the ELBO (or of its negative, always the same one) in nats,
         detached; any finite ones give finite beliefs."""
         norm = layer if self.config.norm == "layer" else log_sign
-        parts = [embedding, mean, log_std, norm(gradient_mean), norm(gradient_log_std)]
-        said = torch.cat([part.unflatten(1, (self.tokens, -1)) for part in parts], dim=-1)
-        step_mean, step_log_std = (self.gate * self.net(said)).chunk(2, dim=-1)
-        return mean + step_mean.flatten(start_dim=1), log_std + step_log_std.flatten(start_dim=1)
+        said = torch.cat([embedding, mean, log_std, norm(gradient_mean), norm(gradient_log_std)], dim=1)
+        step_mean, step_log_std = (self.gate * self.net(said)).chunk(2, dim=1)
+        return mean + step_mean, log_std + step_log_std
 
 
 def layer(gradient: Float[Tensor, "b z"]) -> Float[Tensor, "b z"]:

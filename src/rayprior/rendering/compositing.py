@@ -28,7 +28,7 @@ class Compositing:
 
     at           where in its bin a sample is evaluated
     opaque_tail  the last bin's alpha is 1 wherever its density is positive (the original's interval of 1e10);
-                 wants a ReLU density, with softplus every ray would be opaque
+                 wants a ReLU density, or a closed space: with softplus every ray ends opaque
     media        how two media share a bin. split: its weight by their densities; alphas: each by its own alpha under
                  the light that reaches the bin (NeRF-W, eq. 5), which together may be more than the bin's weight
     """

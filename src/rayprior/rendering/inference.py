@@ -52,7 +52,7 @@ class Inferrer(nn.Module):
         self.encoder = config.encoder.build(latent)
         self.refinement = None
         if config.refinements:
-            self.refinement = config.refinement.build(latent, self.encoder.features, config.encoder.tokens)
+            self.refinement = config.refinement.build(latent, self.encoder.features)
 
     def forward(
         self,

@@ -15,7 +15,6 @@ from rayprior.errors import UserError
 from rayprior.fields.scene_function import SceneFunction
 from rayprior.fields.space import Space
 from rayprior.maths.schedules import Schedule, resolve
-from rayprior.networks.encoder import CHANNELS
 from rayprior.networks.gqn import COARSE, Gqn
 from rayprior.priors.term import Adversary, Term
 from rayprior.rendering.coarse import CoarseField
@@ -143,7 +142,8 @@ def _of_scenes(recipe: Recipe, field: SceneFunction, scene: Scene | Family, samp
         episodes, (width, height) = recipe.episodes, scene.size
         encoder = recipe.inference.encoder.build(recipe.codes.latent)
         shown = episodes.scenes * min(episodes.context, scene.views - 1)
-        counted += shown * _saved(lambda: encoder.view(torch.empty(1, CHANNELS, height, width)))
+        picture = torch.empty(1, height, width, 3)
+        counted += shown * _saved(lambda: encoder.look(picture, picture, picture))
     return counted // (episodes.accumulate * processes.started())
 
 

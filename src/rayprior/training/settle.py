@@ -66,7 +66,8 @@ def settle(recipe: Recipe, scene: Scene | Family) -> Recipe:
     terms = {name: _with_rays(term, photo.rays // 4) for name, term in recipe.terms.items()}
     terms = {name: term.settled(scene, terms) for name, term in terms.items()}  # type: ignore[arg-type]
     sharp = isinstance(field, Mlp) and field.density == "relu" and not codes.transient  # density may be 0
-    if recipe.compositing.opaque_tail and not sharp:
+    closed = isinstance(field, SceneFunction)  # what a family shows ends with its box, background and all
+    if recipe.compositing.opaque_tail and not (sharp or closed):
         warnings.warn(
             "an opaque tail wants a ReLU density: this one is positive everywhere, so every ray ends opaque and no "
             "background is ever seen; set compositing.opaque_tail=false or field.density=relu",
