@@ -153,6 +153,11 @@ def test_sizes_that_are_none(name):
         Encoder(**{name: 0}).build(6)
 
 
+def test_a_latent_of_no_numbers():
+    with pytest.raises(UserError, match="codes.latent is 0.*expected at least 1"):
+        Encoder().build(0)
+
+
 def test_pictures_that_are_too_small():
     with pytest.raises(UserError, match="pictures of 4 x 4 px; expected at least 8 px a side"):
         built(SMALL, 6)(*shown(px=4))

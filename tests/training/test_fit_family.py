@@ -395,7 +395,7 @@ def test_codes_tell_exposures_apart():
             step(fit, k)
         with torch.no_grad():
             found.append(sum(float(fit.losses(1000 + k, 1.0)[1]) for k in range(20)))
-    assert found[1] < 0.97 * found[0]
+    assert found[1] < 0.95 * found[0]
 
 
 def test_the_bill_counts_what_a_step_keeps():
