@@ -40,7 +40,7 @@ class Encoder:
     def build(self, latent: int) -> SceneEncoder:
         """latent: how many numbers describe a scene. UserError where it or one of the sizes is less than 1."""
         if latent < 1:
-            raise UserError(f"codes.latent is {latent}: an encoder has nothing to say; expected at least 1, such as 128")
+            raise UserError(f"codes.latent is {latent}; expected at least 1 number, such as 128")
         for name in ("side", "hidden"):
             if getattr(self, name) < 1:
                 raise UserError(f"inference.encoder.{name} is {getattr(self, name)}; expected at least 1")
